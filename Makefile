@@ -11,7 +11,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-console screenshots quick check format blocking compile test-compiled test-integrations conformance-jetstream simulate simulate-cluster simulate-nodes torture-nodes mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-unkind journey fixture site wheel wheels pins clean
+.PHONY: help setup demo test test-console screenshots quick check format blocking compile test-compiled test-integrations conformance-jetstream simulate simulate-cluster simulate-nodes torture-nodes mutants fuzz torture torture-clients torture-kill torture-projections torture-groups torture-cluster mutants-cluster bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-unkind journey fixture site wheel wheels pins clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -155,6 +155,12 @@ simulate-nodes: $(READY)  ## Simulate SEEDS worlds of three nodes from seed FROM
 
 torture-nodes: $(READY)  ## Kill leaders and followers, and promote, ROUNDS times (default: 50)
 	HEADWATER_FOLLOWER_ROUNDS=$${ROUNDS:-50} $(BIN)/pytest -q --timeout 7200 tests/replication/test_kills.py
+
+torture-cluster: $(READY)  ## Kill and stop nodes and NATS servers for LENGTH seconds (3,600)
+	$(BIN)/python -m tests.cluster.torture --seconds $${LENGTH:-3600}
+
+mutants-cluster: $(READY)  ## Plant defects of a cluster; the worlds of three nodes must detect each
+	$(BIN)/python -m tests.cluster.mutants
 
 mutants: $(READY)  ## Plant defects one at a time; the simulation must detect each
 	$(BIN)/python -m tests.simulation.mutants

@@ -84,13 +84,26 @@ class ClusterNode:
                         resigned = error.resigned
                     except* NoAnswer:
                         await trio.sleep(RESTART_S)
+                    # A store that is closed and opened again need not have what was not flushed.
+                    self.store = self.store.crash(self.random)
         finally:
             self.server = None
             self._ended.set()
 
+    def _copied_store(self) -> MemoryStore | None:
+        """The state store has no files here: what another node's has made for a copy, if any."""
+        made: MemoryStore | None = None
+        for node in self.cluster.nodes.values():
+            if node is not self:
+                made = node.store.checkpoints.pop("data/copy.tmp/state", None) or made
+        return made
+
     async def _run_once(self, resigned: bool) -> None:
         given = replace(settings(), engine=ENGINE, advertise=f"headwater://{self.name}:4323")
         given = replace(given, log_replicas=1)
+        if self.files.exists("data/FORMAT.seed"):
+            # A copy of another node is complete, and takes the place of the old data.
+            self.store = (self._copied_store() or self.store).crash(self.random)
         service = self.cluster.stream.connect(self._fate)
         joining = Joining(
             self.files,

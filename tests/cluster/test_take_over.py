@@ -6,6 +6,7 @@ from trio.testing import MockClock
 
 from headwater_protocol.errors import HeadwaterError, InvalidArgument, NotLeader, Unavailable
 from headwater_server.net.cluster.election import CLAIM_AFTER_S, CLAIM_SPREAD_S
+from headwater_server.net.monitoring.readiness import Readiness
 from headwater_server.net.tasks.group_commit import LOG_PATIENCE_S
 from headwater_server.storage.jetstream.cluster_log import LEASE_S
 from headwater_server.testing.memory_jetstream import Fate
@@ -38,8 +39,11 @@ async def test_one_node_leads_and_the_others_show_what_it_wrote(
         leader = await cluster.leader()
         assert cluster.leaders == [leader]
         commit = await leader.put(b"k", b"1")
+        await equal_at_the_end(cluster, commit)
+        await cluster.until(
+            lambda: all(each.engine.leadership.leader for each in others(cluster, leader))
+        )
         for node in others(cluster, leader):
-            await cluster.until(lambda node=node: cluster.shows(node.name, commit))  # type: ignore[misc]
             assert await node.get(b"k") == b"1"
             with pytest.raises(NotLeader) as refused:
                 await node.put(b"k", b"2")
@@ -241,3 +245,38 @@ async def test_a_directory_of_another_database_is_refused(autojump_clock: MockCl
         cluster.stream.config["metadata"]["headwater-database"] = bytes(16).hex()
         with pytest.RaisesGroup(InvalidArgument, flatten_subgroups=True, allow_unwrapped=True):
             await node.run()
+
+
+async def test_the_status_names_all_nodes_and_the_stream_over_the_wire(
+    autojump_clock: MockClock,
+) -> None:
+    async with memory_cluster() as cluster:
+        leader = await cluster.leader()
+        await leader.put(b"k", b"1")
+        assert leader.server is not None
+        known = leader.server.cluster
+        assert known is not None
+        await cluster.until(lambda: len(known.nodes.present) == 2)
+        client = await leader.client()
+        found = await client.ask("cluster_status")
+        roles = sorted(node["role"] for node in found["nodes"])
+        assert roles == ["follower", "follower", "leader"]
+        assert found["problem"] is None
+        assert (found["stream"]["answers"], found["stream"]["missing"]) == (True, 0)
+        follower = await others(cluster, leader)[0].client()
+        with pytest.raises(NotLeader):
+            await follower.ask("cluster_resign")
+        await client.ask("cluster_resign")
+        await cluster.until(lambda: bool(cluster.leaders) and leader not in cluster.leaders)
+
+
+async def test_readiness_says_when_a_leader_has_lost_its_lease(autojump_clock: MockClock) -> None:
+    async with memory_cluster() as cluster:
+        leader = await cluster.leader()
+        assert leader.server is not None
+        readiness = Readiness()
+        readiness.service = leader.server.service
+        assert readiness.ready()[0]
+        leader.deliver = lost
+        await trio.sleep(LEASE_S + 0.1)
+        assert [reason["reason"] for reason in readiness.reasons()] == ["cluster"]

@@ -24,6 +24,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from typing import Any, Final
 
@@ -225,16 +226,22 @@ class World:
         return min(int(each.log.last_index) for each in running)
 
     async def lose_messages(self) -> None:
-        """Lose messages in the middle, which some node may not have yet."""
-        stream = self.cluster.stream
-        there = sorted(stream.messages)[:-1]
+        """Lose messages in the middle that one node does not have yet."""
+        stream, leaders = self.cluster.stream, self.cluster.leaders
+        followers = [each for each in self.cluster.nodes.values() if each not in leaders]
+        if not leaders or not followers:
+            return
+        behind = self.random.choice(followers)
+        after = stream.last
+        await behind.crash()
+        await trio.sleep(self.random.uniform(1.0, 3.0))
         stored = max((int(each.log.last_index) for each in self.cluster.leaders), default=0)
-        lost = [sequence for sequence in there if sequence < stored][-self.random.randint(1, 30) :]
-        lost = lost[: self.random.randint(1, 10)]
-        if lost and self.cluster.leaders:
-            self.tell(f"the stream loses {lost[0]} to {lost[-1]}")
-            for sequence in lost:
-                stream.lose(sequence)
+        lost = [sequence for sequence in sorted(stream.messages) if after < sequence < stored]
+        lost = lost[self.random.randint(0, 3) :][: self.random.randint(1, 10)]
+        self.tell(f"{behind.name} is down, and the stream loses {lost}")
+        for sequence in lost:
+            stream.lose(sequence)
+        self.cluster.start(behind.name)
 
     async def lose_tail(self) -> None:
         """Lose the newest messages, while every node has them and runs."""
@@ -322,11 +329,13 @@ def _drop(*_: Any) -> Any:
     raise structlog.DropEvent
 
 
-def problem_of(seed: int) -> tuple[int, str | None, int]:
+def problem_of(seed: int, *, world_s: float = WORLD_S) -> tuple[int, str | None, int]:
     """What did not hold in a world, or None; and how many writes were answered."""
     structlog.configure(processors=[_drop], cache_logger_on_first_use=False)
     try:
-        world = trio.run(live, seed, clock=MockClock(autojump_threshold=0))
+        world = trio.run(
+            partial(live, seed, world_s=world_s), clock=MockClock(autojump_threshold=0)
+        )
     except BaseException as error:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
@@ -340,11 +349,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=WORLD_S, help="of a world, simulated")
     given = parser.parse_args()
     began, answered, failed = time.monotonic(), 0, 0
     seeds = range(given.first, given.first + given.seeds)
     with get_context("spawn").Pool(given.processes) as pool:
-        for seed, problem, count in pool.imap_unordered(problem_of, seeds):
+        live_through = partial(problem_of, world_s=given.seconds)
+        for seed, problem, count in pool.imap_unordered(live_through, seeds):
             answered += count
             if problem is not None:
                 failed += 1

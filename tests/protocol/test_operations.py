@@ -91,6 +91,8 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "copy_begin": (["n", bytes(16)], ["n"]),
     "copy_read": ([bytes(16), 0, 0, 1], [bytes(16), 0, 0, 1]),
     "promote": ([], []),
+    "cluster_status": ([], []),
+    "cluster_resign": ([], []),
     "hold_clock": ([None], [1_700_000_000_000_000]),
     "group_create": (
         ["mailer", {"category": "account"}, None, {"lease_ms": 100, "parked_stream": "hold"}, TX],

@@ -490,6 +490,12 @@ EXAMPLES: Final = [
     Example("group_list", [41], [["mailer", 8, 0, 1]]),
     Example("group_parked", ["mailer", 0, 10, 41], [[], False]),
     Example("group_extend", ["mailer", [[9, 4711], [10, 4712]]], [30000, [4712]]),
+    Example(
+        "cluster_status",
+        [],
+        {"node": "a1", "problem": None, "nodes": [], "stream": {"name": "log", "answers": False}},
+    ),
+    Example("cluster_resign", [], None),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

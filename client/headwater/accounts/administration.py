@@ -78,6 +78,26 @@ class Administration(ABC):
         await (await self._channel.connection()).ask("promote")
         return await self.node()
 
+    async def cluster_status(self) -> dict[str, Any]:
+        """The nodes of the cluster as far as this one knows them, and the stream with the log.
+
+        `docs/protocol.md` has the names; a newer server may have more.
+
+        Raises:
+            InvalidArgument: the server is not a node of a cluster.
+        """
+        found: dict[str, Any] = await self._channel.read("cluster_status")
+        return found
+
+    async def cluster_resign(self) -> None:
+        """Let another node of the cluster lead. This one then follows; see docs/guide/cluster.md.
+
+        Raises:
+            NotLeader: this node does not lead.
+            InvalidArgument: it is not a node of a cluster, or no other node is there.
+        """
+        await (await self._channel.connection()).ask("cluster_resign")
+
     async def conflicts(
         self, transaction: UUID | bytes | str | None = None, *, limit: int = 20
     ) -> Sequence[RefusedTransaction]:

@@ -135,6 +135,18 @@ REPLICATION_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
         "[epoch, commit]",
         "Make a follower the leader. Its former leader must not write any more.",
     ),
+    (
+        "cluster_status",
+        Record(()),
+        "{name: value}",
+        "The nodes of a cluster as far as this one knows them, and the stream with the log.",
+    ),
+    (
+        "cluster_resign",
+        Record(()),
+        "nil",
+        "Let another node of the cluster lead.",
+    ),
 )
 """Name, arguments, answer and description of each operation."""
 

@@ -294,6 +294,8 @@ RULES: Final[dict[str, Rule]] = {
     "copy_begin": _needs("replicate"),
     "copy_read": _needs("replicate"),
     "promote": _needs("admin"),
+    "cluster_status": anyone,
+    "cluster_resign": _needs("admin"),
 }
 """The rule of each operation."""
 

@@ -39,7 +39,6 @@ def deliver(_subject: str) -> Fate:
 @dataclass(slots=True)
 class _Message:
     data: bytes
-    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +78,8 @@ class MemoryJetStream:
     first: int = 1
     last: int = 0
     services: list["MemoryService"] = field(default_factory=list)
+    # Those of lost messages, too: the stream remembers that it had them.
+    _ids: dict[str, int] = field(default_factory=dict)
 
     def connect(self, deliver: Deliver | None = None) -> "MemoryService":
         """A client; *deliver* decides about its requests before the stream's own."""
@@ -155,13 +156,14 @@ class MemoryJetStream:
             return Reply({STATUS: "503"}, b"")
         message_id = request.headers["Nats-Msg-Id"]
         expected = int(request.headers["Nats-Expected-Last-Sequence"])
-        stored = next((n for n, m in self.messages.items() if m.id == message_id), None)
+        stored = self._ids.get(message_id)
         if stored is not None and self.remembers:
             return _json({"stream": self.config["name"], "seq": stored, "duplicate": True})
         if expected != self.last:
             return _json(_error(10071, f"wrong last sequence: {self.last}"))
         self.last += 1
-        self.messages[self.last] = _Message(request.payload, message_id)
+        self.messages[self.last] = _Message(request.payload)
+        self._ids[message_id] = self.last
         return _json({"stream": self.config["name"], "seq": self.last})
 
     def _info(self) -> dict[str, Any]:

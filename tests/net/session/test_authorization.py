@@ -175,6 +175,8 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
     "copy_begin": [(["n"], ("replicate",))],
     "copy_read": [([bytes(16), 0, 0, 1], ("replicate",))],
     "promote": [([], ("admin",))],
+    "cluster_status": [([], ())],
+    "cluster_resign": [([], ("admin",))],
     "whoami": [([], ())],
     "connection_list": [([], ("admin",))],
     "connection_close": [([10_000], ("admin",))],

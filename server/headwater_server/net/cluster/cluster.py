@@ -356,6 +356,15 @@ class Cluster:
         return self._log.has_lease
 
     @property
+    def unready(self) -> str | None:
+        """Why clients should go to another node; None: they need not."""
+        if self.problem is not None:
+            return self.problem
+        if self._engine.leadership.leads:
+            return None if self._log.has_lease else "the lease has run out: the log is silent"
+        return "this node has not caught up with the log" if self._caught_up_at is None else None
+
+    @property
     def lag_commits(self) -> int:
         """How many commits the leader has, as far as is known, that are not applied here."""
         leader = self.nodes.leader

@@ -14,7 +14,6 @@ decides it. So nodes with empty directories may be started in any order.
 import json
 import random as random_module
 import re
-import secrets
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -144,7 +143,7 @@ class Joining:
                 f"{data} is the directory of a follower; a cluster begins with its leader, and "
                 "other nodes with empty directories"
             )
-        self.name = secrets.token_hex(8) if state is None else state.node
+        self.name = self._random.randbytes(8).hex() if state is None else state.node
         if self._file_system.exists(join(data, FORMAT_NAME)):
             return None
         found = await self._find(run)

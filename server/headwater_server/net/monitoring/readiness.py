@@ -39,6 +39,9 @@ class Readiness:
         read_only = service.engine.read_only_reason
         if read_only is not None:
             found.append(("read_only", read_only))
+        cluster = service.cluster
+        if cluster is not None and cluster.unready is not None:
+            found.append(("cluster", cluster.unready))
         if service.group_commit.overloaded:
             found.append(("disk_behind", "too many bytes of commits wait for the disk"))
         if service.group_commit.held:

@@ -112,6 +112,8 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "copy_begin": replication.copy_begin,
     "copy_read": replication.copy_read,
     "promote": replication.promote,
+    "cluster_status": replication.cluster_status,
+    "cluster_resign": replication.cluster_resign,
 }
 """The handler of each operation of the protocol."""
 

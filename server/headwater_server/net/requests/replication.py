@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from headwater_protocol.answers import answer_in
-from headwater_protocol.errors import TooLarge
+from headwater_protocol.errors import InvalidArgument, TooLarge
 from headwater_protocol.operations import IN_TRANSACTION
+from headwater_server.net.cluster.cluster import Cluster
 from headwater_server.net.replication.shipping import FOLLOWS, Greeting
 from headwater_server.net.service import Handler
 from headwater_server.net.session.session import Session
@@ -86,3 +87,23 @@ def promote(session: Session, request_id: int, _arguments: list[Any]) -> bytes |
     session.service.check_running()
     session.service.audit.record("promotion", session)
     return session.service.replication.promote(session, request_id)
+
+
+def cluster_status(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
+    """The nodes of the cluster, and its stream."""
+    return session.connection.answer(request_id, _cluster(session, "cluster_status").status())
+
+
+def cluster_resign(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
+    """Let another node lead."""
+    _cluster(session, "cluster_resign").resign()
+    session.service.audit.record("resignation", session)
+    return session.connection.answer(request_id, None)
+
+
+def _cluster(session: Session, operation: str) -> Cluster:
+    session.service.check_running()
+    cluster = session.service.cluster
+    if cluster is None:
+        raise InvalidArgument(f"{operation}: this server is not a node of a cluster")
+    return cluster
