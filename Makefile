@@ -11,7 +11,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-console screenshots quick check format blocking compile test-compiled test-integrations conformance-jetstream simulate simulate-cluster simulate-nodes torture-nodes mutants fuzz torture torture-clients torture-kill torture-projections torture-groups torture-cluster mutants-cluster bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-unkind journey fixture site wheel wheels pins clean
+.PHONY: help setup demo test test-console screenshots quick check format blocking compile test-compiled test-integrations conformance-jetstream simulate simulate-cluster simulate-nodes torture-nodes mutants fuzz torture torture-clients torture-kill torture-projections torture-groups torture-cluster mutants-cluster bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-console bench-unkind journey fixture site wheel wheels pins clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -216,6 +216,9 @@ bench-archive: $(READY)  ## Compare with and without an archive (ROUNDS=10, ONLY
 
 bench-connections: $(READY)  ## Measure threads on one database, tasks on one key, much written at once
 	$(BIN)/python -m bench.connections
+
+bench-console: $(READY)  ## Measure the console on a month of flights: start, answers, first paint
+	$(BIN)/python -m bench.console
 
 bench-unkind: $(READY)  ## Measure the memory of a server with 10,000 unkind connections
 	$(BIN)/python -m bench.unkind

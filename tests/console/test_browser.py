@@ -114,7 +114,7 @@ def commits(airline_console: Running) -> list[int]:
         return [event.commit for event in db.read("account-1")]
 
 
-@pytest.mark.parametrize("width", [1440, 1024, 390, 320])
+@pytest.mark.parametrize("width", [1440, 1024, 390])
 def test_every_page_fits_its_width_and_runs_without_errors(tab: Tab, width: int) -> None:
     tab.page.set_viewport_size({"width": width, "height": 844})
     for address in PAGES:
@@ -132,6 +132,8 @@ def test_the_handle_of_the_time_bar_is_dragged_and_back_undoes_it(tab: Tab) -> N
     tab.page.mouse.down()
     for part in (0.8, 0.6, 0.45, 0.3):
         tab.page.mouse.move(box["x"] + box["width"] * part, middle)
+        # The page of a move may come, and replace the track, before the next move.
+        tab.page.locator('#time[data-live="0"]').wait_for()
     tab.page.mouse.up()
     tab.page.locator('#time[data-live="0"]').wait_for()
     tab.expect("later than this moment")
@@ -256,9 +258,12 @@ def test_a_parked_stream_is_skipped_with_the_handlers_of_the_application(
         assert db.projections.parked("totals") == []
 
 
-def test_nothing_can_be_done_in_the_past(tab: Tab) -> None:
-    tab.open("/consumers?projection=totals&at=150")
-    assert tab.page.locator("main a.btn").count() == 0
+def test_nothing_can_be_done_in_the_past(tab: Tab, airline_console: Running) -> None:
+    with headwater.connect_blocking(airline_console.server.url) as db:
+        earlier = db.ping().commit - 1
+    tab.open(f"/consumers?projection=totals&at={earlier}")
+    # Verifying writes nothing.
+    assert tab.page.locator("main a.btn").all_inner_texts() == ["Verify"]
 
 
 def test_the_theme_is_chosen_and_kept(tab: Tab) -> None:

@@ -102,6 +102,15 @@ def test_a_value_of_a_model_is_explained_by_the_events_that_made_it(pages: httpx
     assert re.search(r"Debited account-0 11,550 12,660", text)
 
 
+def test_a_projection_is_verified_with_the_handlers_of_the_application(
+    pages: httpx.Client,
+) -> None:
+    text = shown(pages.get("/verify?projection=totals"))
+    assert "43 events, twice" in text
+    assert "Equal Two runs of the handler gave the same" in text
+    assert "is not defined here" in shown(pages.get("/verify?projection=nobody"), 400)
+
+
 def test_an_event_has_its_cause_and_its_effects_as_a_tree(pages: httpx.Client) -> None:
     effect = shown(pages.get("/event?stream=account-1&version=8"))
     assert "ClaimOpened" in effect

@@ -13,6 +13,7 @@ from headwater.console.pages.keys import keys
 from headwater.console.pages.overview import overview
 from headwater.console.pages.stream import stream
 from headwater.console.pages.streams import streams
+from headwater.console.pages.verifying import verify
 from headwater.console.visits import Handler
 
 PAGES: Final[dict[str, Handler]] = {
@@ -24,5 +25,6 @@ PAGES: Final[dict[str, Handler]] = {
     "/keys": keys,
     "/commits": commits,
     "/consumers": consumers,
+    "/verify": verify,
 }
 """The handler of each address."""

@@ -213,26 +213,27 @@
       link.setAttribute("href", url.pathname + url.search);
     }
   }
+  // A drag goes on while pages come in and replace the track under it, so its state is outside.
+  let dragging = false, raf = 0;
+  function dragTo(event) {
+    const box = $("#track").getBoundingClientRect(), x = Math.max(0, Math.min(1, (event.clientX - box.left) / box.width));
+    let commit = scale.commit(x);
+    const near = JSON.parse(bar().dataset.marks).find(([each]) => Math.abs(xOf(each) - x) * box.width < 5);
+    if (near && !event.altKey) commit = near[0];
+    cancelAnimationFrame(raf);
+    raf = requestAnimationFrame(() => move(x > .998 ? null : commit, false));
+  }
+  addEventListener("pointermove", event => { if (dragging && bar()) dragTo(event); });
+  addEventListener("pointerup", event => { if (dragging) { dragging = false; if (bar()) dragTo(event); } });
   function wire(track) {
-    let down = false, raf = 0;
-    const go = (event, push) => {
-      const box = track.getBoundingClientRect(), x = Math.max(0, Math.min(1, (event.clientX - box.left) / box.width));
-      let commit = scale.commit(x);
-      const near = JSON.parse(bar().dataset.marks).find(([each]) => Math.abs(xOf(each) - x) * box.width < 5);
-      if (near && !event.altKey) commit = near[0];
-      cancelAnimationFrame(raf);
-      raf = requestAnimationFrame(() => move(x > .998 ? null : commit, push));
-    };
     track.addEventListener("pointerdown", event => {
       stop();
       if (event.shiftKey) { const box = track.getBoundingClientRect(); show(here({ vs: Math.max(1, scale.commit((event.clientX - box.left) / box.width)) }), true); return; }
-      down = true;
       dragging = true;
+      // One entry for the whole drag: going back once undoes it.
       history.pushState(null, "", location.href);
-      go(event, false);
+      dragTo(event);
     });
-    onMove = event => down && go(event, false);
-    onUp = event => { if (down) { down = false; dragging = false; go(event, false); } };
     track.addEventListener("wheel", event => {
       if (event.ctrlKey) { event.preventDefault(); zoom(event.deltaY > 0 ? 1.25 : .8); }
       else if (event.deltaX) {
@@ -249,9 +250,6 @@
       if (event.key === "End") { event.preventDefault(); move(null); }
     });
   }
-  let onMove = null, onUp = null, dragging = false;
-  addEventListener("pointermove", event => onMove && onMove(event));
-  addEventListener("pointerup", event => onUp && onUp(event));
 
   // Playing: from change to change of the object, or by hundredths of what the track shows.
   function stop() { if (playing) { clearInterval(playing); playing = 0; marked(); } }
