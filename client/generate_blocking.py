@@ -92,7 +92,10 @@ BODIES: Final = {
                 deadline=deadline,
             )
         )""",
-    ("Database", "projection"): "return with_blocking_handler(name, {call})",
+    ("Database", "projection"): """\
+        if effects is not None:
+            effects = stepped_effects(name, effects)
+        return with_blocking_handler(name, {call})""",
     ("Database", "consume"): (
         "consume_in_threads(self._core, group, handler, concurrency=concurrency, "
         "until_caught_up=until_caught_up)"
@@ -119,6 +122,7 @@ MODULES: Final = {
     "RunningProjections": "headwater.blocking.running_projections",
     "in_blocking_transaction": "headwater.blocking.handlers",
     "step": "headwater.transport.stepping",
+    "stepped_effects": "headwater.blocking.handlers",
     "with_blocking_handler": "headwater.blocking.handlers",
 }
 """The modules of names that only generated code uses."""

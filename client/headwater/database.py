@@ -339,6 +339,7 @@ class Database(Reads, History, CommitReads, SingleWrites, Consuming, Locking, Ad
         batch_size: int = BATCH_SIZE_DEFAULT,
         batch_seconds: float = BATCH_SECONDS_DEFAULT,
         attempts: int = ATTEMPTS_DEFAULT,
+        effects: Callable[..., Any] | None = None,
     ) -> Callable[[F], F]:
         """Define a projection: a handler of events whose writes happen exactly once.
 
@@ -354,10 +355,14 @@ class Database(Reads, History, CommitReads, SingleWrites, Consuming, Locking, Ad
             batch_size: the maximum number of events in one transaction.
             batch_seconds: seconds after which a transaction takes no further event.
             attempts: how often an event is tried before its stream is parked.
+            effects: effects(tx, event), called after the handler, in the same transaction, for each
+                event that no other build has dealt with. So a rebuild leaves out what it does.
         """
 
         def define(handler: F) -> F:
             check_handler(name, handler, waits=True)
+            if effects is not None:
+                check_handler(name, effects, waits=True)
             self.projections.define(
                 name,
                 handler,
@@ -372,6 +377,7 @@ class Database(Reads, History, CommitReads, SingleWrites, Consuming, Locking, Ad
                 batch_size=batch_size,
                 batch_seconds=batch_seconds,
                 attempts=attempts,
+                effects=effects,
             )
             return handler
 

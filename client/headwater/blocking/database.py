@@ -9,7 +9,11 @@ from uuid import UUID
 from headwater.blocking.administration import BlockingAdministration
 from headwater.blocking.consuming import consume_in_threads
 from headwater.blocking.groups import BlockingGroups
-from headwater.blocking.handlers import in_blocking_transaction, with_blocking_handler
+from headwater.blocking.handlers import (
+    in_blocking_transaction,
+    stepped_effects,
+    with_blocking_handler,
+)
 from headwater.blocking.history import BlockingCommitReads, BlockingHistory
 from headwater.blocking.lock import BlockingLock
 from headwater.blocking.membership import BlockingMembership
@@ -282,6 +286,7 @@ class BlockingDatabase(
         batch_size: int = BATCH_SIZE_DEFAULT,
         batch_seconds: float = BATCH_SECONDS_DEFAULT,
         attempts: int = ATTEMPTS_DEFAULT,
+        effects: Callable[..., Any] | None = None,
     ) -> Callable[[F], F]:
         """Define a projection: a handler of events whose writes happen exactly once.
 
@@ -297,7 +302,11 @@ class BlockingDatabase(
             batch_size: the maximum number of events in one transaction.
             batch_seconds: seconds after which a transaction takes no further event.
             attempts: how often an event is tried before its stream is parked.
+            effects: effects(tx, event), called after the handler, in the same transaction, for each
+                event that no other build has dealt with. So a rebuild leaves out what it does.
         """
+        if effects is not None:
+            effects = stepped_effects(name, effects)
         return with_blocking_handler(
             name,
             self._core.projection(
@@ -313,6 +322,7 @@ class BlockingDatabase(
                 batch_size=batch_size,
                 batch_seconds=batch_seconds,
                 attempts=attempts,
+                effects=effects,
             ),
         )
 

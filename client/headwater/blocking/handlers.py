@@ -14,7 +14,9 @@ from headwater.errors import InvalidArgument
 from headwater.projections.follower import Handler
 from headwater.projections.projections import check_handler
 from headwater.projections.state import ProjectionTransaction
+from headwater.records import RecordedEvent
 from headwater.transactions.transaction import Transaction
+from headwater.transport.stepping import step
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -26,13 +28,23 @@ class BlockingProjectionTransaction(BlockingTransaction):
 
     Attributes:
         name: of the projection.
-        model: the read model of the build that the handler works for.
+        build: the number of the build that the handler works for.
+        model: the read model of that build.
     """
 
     def __init__(self, core: ProjectionTransaction) -> None:
         super().__init__(core)
         self.name = core.name
+        self.build = core.build
         self.model = BlockingModel(core.model)
+        self._projecting = core
+
+    def seen_before(self, event: RecordedEvent) -> bool:
+        """Whether another build of the projection has dealt with an event.
+
+        So a rebuild can leave out what a handler does beside its model.
+        """
+        return step(self._projecting.seen_before(event))
 
 
 def in_blocking_transaction(
@@ -59,6 +71,12 @@ def stepped_handler(handler: Callable[..., None]) -> Handler:
         handler(BlockingProjectionTransaction(tx), given)
 
     return handle
+
+
+def stepped_effects(name: str, effects: Callable[..., None]) -> Handler:
+    """The effects of a projection, as the asynchronous face calls them."""
+    check_handler(name, effects, waits=False)
+    return stepped_handler(effects)
 
 
 def with_blocking_handler(name: str, define: Callable[[Handler], Any]) -> Callable[[F], F]:

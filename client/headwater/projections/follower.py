@@ -61,6 +61,7 @@ class Projection:
     Attributes:
         name: the name under which its position and its model are stored.
         handler: handler(tx, event), or handler(tx, events) if it is batched.
+        effects: effects(tx, event), for each event that no other build has dealt with; or None.
         wanted: the filter of its events, in the form of the protocol.
         version: of the handler. If it is higher than that of the model, the model is rebuilt.
         batched: whether the handler takes a list of events.
@@ -78,6 +79,7 @@ class Projection:
     batch_size: int
     batch_seconds: float
     attempts: int
+    effects: Handler | None = None
 
 
 class Superseded(Exception):
@@ -346,11 +348,22 @@ class Follower:
             alone = given if isinstance(given, RecordedEvent) else None
             with cause(alone):
                 await self.projection.handler(tx, given)
+            if self.projection.effects is not None:
+                await self._take_effects(tx, [given] if alone is not None else given)
         except BaseException as error:
             if ends_the_task(error):
                 raise
             await self._check_alive(tx)
             raise EventFailed(index, error) from error
+
+    async def _take_effects(
+        self, tx: ProjectionTransaction, events: Sequence[RecordedEvent]
+    ) -> None:
+        assert self.projection.effects is not None
+        for event in events:
+            if not await tx.seen_before(event):
+                with cause(event):
+                    await self.projection.effects(tx, event)
 
     async def _check_alive(self, tx: ProjectionTransaction) -> None:
         """Raise the transaction's error if it cannot continue and the handler is not the cause.

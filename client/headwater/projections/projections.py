@@ -120,6 +120,7 @@ class Projections:
         batch_size: int = BATCH_SIZE_DEFAULT,
         batch_seconds: float = BATCH_SECONDS_DEFAULT,
         attempts: int = ATTEMPTS_DEFAULT,
+        effects: Handler | None = None,
     ) -> Projection:
         """Define a projection; see Database.projection."""
         place = f"projection {name!r:.80}"
@@ -152,6 +153,7 @@ class Projections:
             batch_size=batch_size,
             batch_seconds=batch_seconds,
             attempts=attempts,
+            effects=effects,
         )
         self._defined[name] = projection
         return projection

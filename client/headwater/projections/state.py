@@ -31,7 +31,7 @@ from headwater.projections.failures import EventFailed, Row
 from headwater.projections.models import Model
 from headwater.reads.key_ranges import key_range
 from headwater.reads.pages import KeyPages
-from headwater.records import Committed, time_of
+from headwater.records import Committed, RecordedEvent, time_of
 from headwater.transactions.transaction import Isolation, Transaction
 from headwater.transport.channel import Channel
 from headwater_protocol.keys import KeyTuple, encode_key
@@ -197,7 +197,8 @@ class ProjectionTransaction(Transaction):
 
     Attributes:
         name: of the projection.
-        model: the read model of the build that the handler works for.
+        build: the number of the build that the handler works for.
+        model: the read model of that build.
         handled: whether the handler was called.
         broken: the last error of a read.
     """
@@ -213,6 +214,7 @@ class ProjectionTransaction(Transaction):
     ) -> None:
         super().__init__(channel, codec, isolation=isolation)
         self.name = name
+        self.build = build
         self.model = Model(self, model_key(name, build))
         self.handled = False
         self.broken: HeadwaterError | None = None
@@ -236,6 +238,32 @@ class ProjectionTransaction(Transaction):
         except HeadwaterError as error:
             self.broken = error
             raise
+
+    async def seen_before(self, event: RecordedEvent) -> bool:
+        """Whether another build of the projection has dealt with an event.
+
+        So a rebuild can leave out what a handler does beside its model:
+        `if not await tx.seen_before(event)`.
+        Of all builds, one sees False. An event that is parked or held in the other build has not
+        been dealt with.
+
+        Args:
+            event: the event that is being handled.
+        """
+        head = await self.head(self.name)
+        others = () if head is None else (head.build, head.next)
+        for other in others:
+            if other is None or other.number == self.build:
+                continue
+            progress = await self.progress(self.name, other.number)
+            if progress is None or progress.position < event.position:
+                continue
+            parked = None
+            if progress.parked:
+                parked = await self.parked_stream(self.name, other.number, event.stream)
+            if parked is None or parked.position > event.position:
+                return True
+        return False
 
     async def head(self, name: str) -> Head | None:
         """The head of a projection, or None if it never ran."""

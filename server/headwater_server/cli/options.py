@@ -112,8 +112,10 @@ def _seconds(name: str, default: float, what: str, *, zero: bool = False) -> Cal
     )
 
 
-def _count(name: str, default: int, what: str, metavar: str = "NUMBER") -> Callable[[F], F]:
-    return _option(name, what, type=click.IntRange(min=1), default=default, metavar=metavar)
+def _count(
+    name: str, default: int, what: str, metavar: str = "NUMBER", *, least: int = 1
+) -> Callable[[F], F]:
+    return _option(name, what, type=click.IntRange(min=least), default=default, metavar=metavar)
 
 
 _OPTIONS: tuple[Callable[[F], F], ...] = (
@@ -305,7 +307,10 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         "How long the status of a transaction is known, and who committed it.",
     ),
     _count(
-        "snapshots-kept", _ENGINE.snapshots_kept, "Snapshots kept of each stream, name and schema."
+        "snapshots-kept",
+        _ENGINE.snapshots_kept,
+        "Snapshots kept of each stream, name and schema; 0: all.",
+        least=0,
     ),
     _count(
         "checkpoint-size",

@@ -25,7 +25,7 @@ class EngineSettings:
 
     snapshots_kept: int = 2
     """Snapshots kept of each stream, name and schema. The second newest serves reads of the past;
-    older ones would only save time."""
+    older ones would only save time. 0: all are kept, so that any past version loads fast."""
 
     memtable_size_max: int = 32 * MIB
     """Estimated bytes of the memtable at which a checkpoint is due. The frozen and the active

@@ -10,8 +10,8 @@ from headwater import Event
 from headwater.cli.server_process import ServerProcess
 from tests.client.faces import FACES, run_on
 
-LEASE_S = 0.1
-LONG = timedelta(seconds=8 * LEASE_S)
+LEASE_S = 1.0
+LONG = timedelta(seconds=2.5 * LEASE_S)
 
 
 @pytest.mark.parametrize("face", FACES[:3])
@@ -30,10 +30,10 @@ def test_a_handler_may_work_for_longer_than_the_lease(
             tx.add((name, "done"), 1)
 
         await db.groups.create(name, stream=name, lease=LEASE_S)
-        await db.append(name, [Event("A"), Event("B")])
+        await db.append(name, Event("A"))
         await db.consume(name, handle, concurrency=2, until_caught_up=True)
-        assert calls == [1, 2]
-        assert await db.get((name, "done")) == 2
+        assert calls == [1]
+        assert await db.get((name, "done")) == 1
 
     run_on(face, real_server.url, scenario)
 
@@ -51,10 +51,10 @@ def test_a_thread_may_work_for_longer_than_the_lease(real_server: ServerProcess)
             tx.add((name, "done"), 1)
 
         db.groups.create(name, stream=name, lease=LEASE_S)
-        db.append(name, [Event("A"), Event("B")])
+        db.append(name, Event("A"))
         db.consume(name, handle, concurrency=2, until_caught_up=True)
-        assert calls == [1, 2]
-        assert db.get((name, "done")) == 2
+        assert calls == [1]
+        assert db.get((name, "done")) == 1
 
 
 @pytest.mark.parametrize("face", FACES)

@@ -1,13 +1,14 @@
 """The tree of keys, and the snapshots of a stream, compared with a scan."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from headwater_protocol.keys import decode_key, encode_key, prefix_range
 from headwater_protocol.limits import PAGE_ITEMS_MAX
-from tests.engine.database import Database
+from tests.engine.database import SETTINGS, Database
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -115,3 +116,23 @@ def test_the_snapshots_of_a_stream_are_listed_with_the_commits_that_saved_them()
         assert [row[:3] for row in rows] == [["n", 1, 2], ["n", 1, 5]]
         assert looking.list_snapshots("s-2", None, 10, None)[1] == []
         database.checkpoint()
+
+
+def test_all_snapshots_are_kept_by_choice_and_a_past_version_loads_from_one() -> None:
+    database = Database(replace(SETTINGS, snapshots_kept=0))
+    for version in range(1, 60):
+        database.execute(
+            ["append", "s", -1, [[None, "T", b"%d" % version, b""]]],
+            ["save_snapshot", "s", "n", 1, version, b"%d" % version],
+        )
+        if version % 20 == 0:
+            database.checkpoint()
+    _, rows, _ = database.engine.looking.list_snapshots("s", None, 100, None)
+    assert [row[2] for row in rows] == list(range(1, 60))
+    for below in (2, 30, 59, 60):
+        loaded = database.engine.reader().load("s", "n", 1, below)
+        assert loaded.snapshot == (below - 1, b"%d" % (below - 1))
+    # An erasure still removes those that hold what was erased.
+    database.execute(["erase", "s", [41]])
+    _, rows, _ = database.engine.looking.list_snapshots("s", None, 100, None)
+    assert [row[2] for row in rows] == list(range(1, 41))

@@ -185,7 +185,12 @@ def _prune_snapshots(
     writes: list[bytes | None],
     kept: int,
 ) -> None:
-    """Delete all but the newest *kept* snapshots of each name and schema that is saved here."""
+    """Delete all but the newest *kept* snapshots of each name and schema that is saved here.
+
+    0: all are kept.
+    """
+    if not kept:
+        return
     codes = {(s.stream, s.name, s.schema) for s in buffer.snapshots}
     for stream, name, schema in sorted(codes):
         first, last = keyspaces.snapshot_range(stream, name, schema, limits.NUMBER_MAX)
