@@ -61,8 +61,33 @@ async def test_a_leader_deposes_itself_if_its_former_leader_was_promoted_later(
         await promote(leader)
         await fill(second, 6, 6)
         nodes.cut.discard(("b", "a"))
-        await second.until(lambda: second.figures()["role"] == "deposed")
+        # It follows, as its option says, and names what is in the way.
+        await second.until(lambda: second.figures()["replication_problem"] is not None)
+        assert "commits 11 to 12" in second.figures()["replication_problem"]
+        assert second.figures()["role"] == "follower"
         assert leader.figures()["role"] == "leader"
+
+
+async def test_a_leader_that_was_promoted_once_follows_a_later_one(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster() as nodes:
+        leader = await nodes.start("a")
+        await fill(leader, 1, 5)
+        second = await nodes.start("b", follows="a")
+        await second.reaches(10)
+        await leader.crash()
+        await promote(second)
+        third = await nodes.start("c", follows="b")
+        await third.until(lambda: third.engine.leadership.end == second.engine.leadership.end)
+        await second.crash()
+        await promote(third)
+        await fill(third, 6, 7)
+        # Its NODE says that it leads.
+        await nodes.start("b", follows="c")
+        await second.reaches(14)
+        assert second.figures()["role"] == "follower"
+        assert_equal(third.engine, second.engine)
 
 
 async def test_a_follower_of_the_promoted_node_fences_the_old_leader(

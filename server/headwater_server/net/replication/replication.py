@@ -28,6 +28,7 @@ from headwater_protocol.errors import (
 )
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.replication.leadership import term_of
+from headwater_server.net.failures import Reopen
 from headwater_server.net.replication.bootstrap import Bootstrap, OpenCopiedLog
 from headwater_server.net.replication.commit_waits import CommitWaits
 from headwater_server.net.replication.copies import Copies
@@ -258,6 +259,9 @@ class Replication:
         """Tell a former leader that comes back that it must not write any more.
 
         It may be restored from a backup at any later time, so this goes on for ever.
+
+        Raises:
+            Reopen: the other one was promoted later; this node was deposed, and is to follow.
         """
         upstream = self._setup.upstream
         if upstream is None:
@@ -292,7 +296,7 @@ class Replication:
             case [int(epoch), *_] if term_of(epoch) > term_of(state.epoch):
                 # That node was promoted after this one.
                 self._depose(upstream.url, epoch, None)
-                return ""
+                raise Reopen(f"{upstream.url} was promoted later, so this node follows it")
             case [int(epoch), *_] if term_of(epoch) == term_of(state.epoch):
                 self.problem = (
                     f"this node and {upstream.url} were both promoted, and both take writes: stop "

@@ -6,7 +6,8 @@ NODE         --follow   the node
 follows if the leader has all of its log
 following    no         is refused: two nodes would lead
 following    yes        follows
-leading      any        leads: it was promoted; with --follow it tells its former leader
+leading      any        leads: it was promoted; with --follow it tells its former leader, and
+follows that if it was promoted later
 deposed      no         serves reads
 deposed      yes        joins, as above
 clustered    any        is refused: net/cluster/starting.py starts it
