@@ -52,11 +52,13 @@ from headwater_server.storage.files import directory
 from headwater_server.storage.log.segmented_log import SegmentedLog
 from headwater_server.storage.wal import file_write_ahead_log
 from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog
+from tests.replication.world import run_world as run_nodes
 from tests.simulation.determinism import replaced
 from tests.simulation.disk import SimulatedDisk, SimulatedStore
 from tests.simulation.fast_paths import FAST_PATHS
 from tests.simulation.guarantees import GUARANTEES
 from tests.simulation.leases import EXPIRIES
+from tests.simulation.nodes import NODES
 from tests.simulation.plan import draw
 from tests.simulation.planted import (
     CONSUMED,
@@ -700,6 +702,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
     *FAST_PATHS,
     *GUARANTEES,
     *EXPIRIES,
+    *NODES,
 )
 
 
@@ -707,9 +710,15 @@ def hunt(mutant: Mutant, worlds: int = WORLDS_MAX, *, first: int = 1) -> tuple[i
     """The first seed that detects a mutant, and the problem; None if no seed does."""
     found = _hunt(mutant, range(first, first + worlds))
     if found is not None:
-        problems = run_world(draw(found[0], mutant.kind)).problems
+        problems = _problems(mutant, found[0])
         assert not problems, f"seed {found[0]} has problems without the mutant too: {problems}"
     return found
+
+
+def _problems(mutant: Mutant, seed: int) -> Sequence[str]:
+    if mutant.kind == "nodes":
+        return run_nodes(seed)
+    return run_world(draw(seed, mutant.kind)).problems
 
 
 def _hunt(mutant: Mutant, seeds: Iterable[int]) -> tuple[int, str] | None:
@@ -718,7 +727,7 @@ def _hunt(mutant: Mutant, seeds: Iterable[int]) -> tuple[int, str] | None:
         wrong = mutant.wrong(getattr(mutant.owner, mutant.attribute))
         patched.enter_context(replaced(mutant.owner, mutant.attribute, wrong))
         for seed in seeds:
-            for problem in run_world(draw(seed, mutant.kind)).problems:
+            for problem in _problems(mutant, seed):
                 if re.search(mutant.says, problem):
                     return seed, problem
                 strange = strange or problem

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from tests.simulation.plan import Kind
 
@@ -30,7 +30,7 @@ class Mutant:
         owner, attribute: the function that is replaced.
         wrong: takes the right function and returns the wrong one.
         says: a regular expression that some problem must match.
-        kind: the kind of worlds.
+        kind: the kind of worlds; "nodes": those of several nodes.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Mutant:
     attribute: str
     wrong: Callable[[Any], Any]
     says: str
-    kind: Kind
+    kind: Kind | Literal["nodes"]
 
 
 def nothing(_: Any) -> Any:

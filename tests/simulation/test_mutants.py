@@ -11,7 +11,14 @@ from headwater_server.storage import wal
 from tests.simulation.mutants import MUTANTS, hunt
 
 FOLDER: Final = Path(__file__).parent
-PLANTED: Final = {"mutants.py", "planted.py", "fast_paths.py", "guarantees.py", "test_mutants.py"}
+PLANTED: Final = {
+    "nodes.py",
+    "mutants.py",
+    "planted.py",
+    "fast_paths.py",
+    "guarantees.py",
+    "test_mutants.py",
+}
 
 pytestmark = pytest.mark.source
 
@@ -24,6 +31,8 @@ QUICK = (
     "a snapshot is returned with a version too high",
     "reads of all events show hidden events",
     "a rewrite keeps erased data and unmasks it",
+    "a commit is answered before a synchronous follower has it",
+    "an old leader is not fenced",
 )
 
 
@@ -44,6 +53,7 @@ def test_every_planted_defect_replaces_an_existing_function() -> None:
 def test_the_words_of_each_expected_problem_are_those_of_a_checker() -> None:
     # A checker once said it in other words, and a defect that it had reported counted as missed.
     sources = [path for path in FOLDER.glob("*.py") if path.name not in PLANTED]
+    sources.append(FOLDER.parent / "replication" / "world.py")
     sources += [Path(errors.__file__), Path(wal.__file__).parent / "check.py"]
     text = "\n".join(path.read_text() for path in sources)
     # A message may be continued on the next line.
