@@ -88,7 +88,17 @@ class _Streams:
 class Rights:
     """What a user who is restricted may do. Each method raises PermissionDenied if it may not."""
 
-    __slots__ = ("_admin", "_every_group", "_groups", "_keys", "_streams", "_whole", "grants")
+    __slots__ = (
+        "_admin",
+        "_every_group",
+        "_groups",
+        "_keys",
+        "_readable",
+        "_streams",
+        "_whole",
+        "_writable",
+        "grants",
+    )
 
     def __init__(self, grants: Iterable[Grant]) -> None:
         self.grants = frozenset(grants)
@@ -99,6 +109,9 @@ class Rights:
         for right in ("read", "write"):
             mine = [grant for grant in self.grants if grant.right == right and grant.on == "keys"]
             self._keys[right] = _Keys(grant.key for grant in mine)
+        every = _Keys((b"",))
+        self._readable = every if self._admin else self._keys["read"]
+        self._writable = every if self._admin else self._keys["write"]
         for right in ("read", "append", "manage", "erase"):
             self._streams[right] = _Streams(
                 grant
@@ -118,6 +131,14 @@ class Rights:
     def is_admin(self) -> bool:
         """Whether everything is allowed."""
         return self._admin
+
+    def can_read_key(self, key: bytes) -> bool:
+        """Whether a key may be read."""
+        return self._readable.has_key(key)
+
+    def can_write_key(self, key: bytes) -> bool:
+        """Whether a key may be written."""
+        return self._writable.has_key(key)
 
     def need_key(self, right: str, key: bytes) -> None:
         """Need a right on a key."""

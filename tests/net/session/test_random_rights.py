@@ -11,6 +11,7 @@ from headwater_protocol.errors import PermissionDenied, TransactionGone
 from headwater_protocol.grants import Grant
 from headwater_server.engine.format.events import category_of
 from headwater_server.engine.rights import Rights
+from headwater_server.net.authorization import RULES, is_plainly_allowed
 from tests.net.serving import Client
 from tests.net.session.test_authorization import EVENT, is_denied, users
 
@@ -107,6 +108,35 @@ def test_a_range_of_keys_that_is_allowed_has_no_key_beyond_the_grants(
     for prefix in prefixes:
         assert not denies(rights.need_keys, "read", prefix, prefix + b"\xff")
     assert denies(rights.need_keys, "read", b"", None) == (b"" not in prefixes)
+
+
+@given(grants=st.lists(KEY_GRANTS, max_size=4), key=st.text("ab", max_size=4).map(str.encode))
+def test_what_is_allowed_without_the_rules_is_allowed_by_them(
+    grants: list[Grant], key: bytes
+) -> None:
+    transaction = bytes(16)
+    put, delete = ["put", key, b"v"], ["delete", key]
+    requests: list[tuple[str, list[Any]]] = [
+        ("get", [None, key]),
+        ("execute", [transaction, [], [], [put]]),
+        ("execute", [transaction, [], [], [put, put]]),
+        ("execute", [transaction, [], [], [delete]]),
+        ("execute", [transaction, [], [], []]),
+        ("execute", [transaction, [["value", key, b"v"]], [], [put]]),
+        ("execute", [transaction, [], [["get", key]], [put]]),
+        ("get_many", [None, [key]]),
+        ("put", [None, key]),
+    ]
+    engine: Any = None
+    for rights in (Rights(grants), Rights([*grants, Grant("admin")])):
+        for operation, arguments in requests:
+            if is_plainly_allowed(rights, operation, arguments):
+                RULES[operation](rights, engine, arguments)
+        allowed = (rights.can_read_key(key), rights.can_write_key(key))
+        assert is_plainly_allowed(rights, *requests[0]) == allowed[0]
+        assert is_plainly_allowed(rights, *requests[1]) == allowed[1]
+        for right, may_use in zip(("read", "write"), allowed, strict=True):
+            assert denies(rights.need_key, right, key) != may_use
 
 
 def random_request(source: random.Random) -> tuple[str, list[Any], str, str]:
