@@ -41,6 +41,7 @@ GENERATED: Final = {
     "headwater.blocking.subscription": [
         "headwater.feeds.subscription.Events",
         "headwater.feeds.subscription.Subscription",
+        "headwater.feeds.key_feed.KeyFeed",
     ],
     "headwater.blocking.delivery": ["headwater.groups.delivery.Delivery"],
     "headwater.blocking.membership": ["headwater.groups.membership.Membership"],
@@ -63,6 +64,7 @@ HAND_WRITTEN: Final = {"Pages": "headwater.blocking.pages"}
 
 INTERNAL: Final = {
     "Delivery": {"check_mine", "claim", "settle"},
+    "KeyFeed": {"deliver", "lose"},
     "Membership": {"deliver", "lose"},
     "Projections": {"define", "defined", "run"},
     "Subscription": {"deliver", "lose", "next_event"},
@@ -71,6 +73,7 @@ INTERNAL: Final = {
 """Public methods that only the client itself calls. The blocking class does not have them."""
 
 NOTES: Final = {
+    "KeyFeed": "It has a connection of its own, because waiting for a change blocks it.",
     "Database": (
         "Each request has a connection to itself until it is answered, so threads do not wait for "
         "each\nother."
@@ -101,6 +104,13 @@ BODIES: Final = {
         "until_caught_up=until_caught_up)"
     ),
     ("Database", "lock"): "return BlockingLock(self._core, name, ttl)",
+    ("Database", "subscribe"): """\
+        # The overloads have no way to call it that passes all arguments on.
+        subscribe: Callable[..., Subscription | KeyFeed] = self._core.subscribe
+        core = subscribe({arguments})
+        if isinstance(core, KeyFeed):
+            return BlockingKeyFeed(core)
+        return BlockingSubscription(core)""",
     ("Database", "run_projections"): (
         "return RunningProjections(self._core, self._core.projections, names)"
     ),
@@ -118,6 +128,8 @@ RETURN_TYPES: Final = {
 MODULES: Final = {
     "consume_in_threads": "headwater.blocking.consuming",
     "BlockingLock": "headwater.blocking.lock",
+    "KeyFeed": "headwater.feeds.key_feed",
+    "Subscription": "headwater.feeds.subscription",
     "BlockingRuntime": "headwater.transport.blocking_runtime",
     "RunningProjections": "headwater.blocking.running_projections",
     "in_blocking_transaction": "headwater.blocking.handlers",
@@ -332,9 +344,7 @@ def public_attributes(cls: type) -> Iterator[tuple[str, ast.expr, ModuleType]]:
     """The attributes that __init__ assigns, with their types."""
     covered = [base for base in cls.__mro__[1:] if base.__name__ in blocking_modules()]
     theirs = {name for base in covered for name, _, _ in public_attributes(base)}
-    for function, module in own_functions(cls):
-        if function.name != "__init__":
-            continue
+    for function, module in _inits(cls, covered):
         arguments = [*function.args.args, *function.args.kwonlyargs]
         types = {argument.arg: argument.annotation for argument in arguments}
         for node in ast.walk(function):
@@ -347,6 +357,18 @@ def public_attributes(cls: type) -> Iterator[tuple[str, ast.expr, ModuleType]]:
                     continue
             if not name.startswith("_") and name not in theirs:
                 yield name, _type_of(node, types), module
+
+
+def _inits(cls: type, covered: list[type]) -> Iterator[tuple[Function, ModuleType]]:
+    """The __init__ of a class, and those of its bases, except of *covered* ones."""
+    theirs = {each for base in covered for each in base.__mro__}
+    for base in cls.__mro__:
+        module = inspect.getmodule(base)
+        if base in theirs or module is None or not module.__name__.startswith("headwater."):
+            continue
+        for node in class_node(base).body:
+            if isinstance(node, Function) and node.name == "__init__":
+                yield node, module
 
 
 def _type_of(node: ast.AST, types: dict[str, ast.expr | None]) -> ast.expr:
@@ -445,7 +467,7 @@ def method(
         is_nothing = isinstance(returns, ast.Constant) and returns.value is None
         body = call if is_nothing else f"return {call}"
     else:
-        body = body.replace("{call}", call)
+        body = body.replace("{call}", call).replace("{arguments}", forwarded(function))
         generated.need_modules(body)
     if is_property:
         yield "    @property"

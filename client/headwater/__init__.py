@@ -30,7 +30,7 @@ from headwater.blocking.past import BlockingPast
 from headwater.blocking.projections import BlockingProjections
 from headwater.blocking.rights import BlockingRights
 from headwater.blocking.running_projections import RunningProjections
-from headwater.blocking.subscription import BlockingSubscription
+from headwater.blocking.subscription import BlockingKeyFeed, BlockingSubscription
 from headwater.blocking.transaction import BlockingTransaction
 from headwater.causation import Cause, cause, current_cause
 from headwater.codecs.codec import Codec, MsgpackCodec, RawCodec
@@ -85,6 +85,7 @@ from headwater.errors import (
     WrongVersion,
 )
 from headwater.feeds.items import CaughtUp, Changes, EventBatch, FellBehind
+from headwater.feeds.key_feed import KeyFeed
 from headwater.feeds.subscription import Subscription
 from headwater.groups.administration import GroupInfo, Groups, GroupSummary, ParkedEvent
 from headwater.groups.delivery import Delivery
@@ -189,6 +190,7 @@ __all__ = [
     "BlockingProjectionTransaction",
     "BlockingProjections",
     "BlockingReadModel",
+    "BlockingKeyFeed",
     "BlockingSubscription",
     "BlockingTransaction",
     "CaughtUp",
@@ -228,6 +230,7 @@ __all__ = [
     "HeadwaterError",
     "HistoryGone",
     "KeyChange",
+    "KeyFeed",
     "KeyRange",
     "InternalError",
     "InvalidArgument",

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from types import TracebackType
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple, overload
 from uuid import UUID
 
 from headwater.accounts.administration import Administration
@@ -248,6 +248,24 @@ class Database(Reads, History, CommitReads, SingleWrites, Consuming, Locking, Ad
         """Read the database as it was at a commit, or at the newest commit at a time."""
         return Past(self._channel, self._codec, commit=commit, time=time)
 
+    @overload
+    def subscribe(
+        self,
+        *,
+        after: int = 0,
+        since: datetime | None = None,
+        stream: str | None = None,
+        category: str | None = None,
+        prefix: str | None = None,
+        types: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        query: Query | None = None,
+        window: int = WINDOW_DEFAULT,
+    ) -> Subscription: ...
+    @overload
+    def subscribe(
+        self, *, keys: Key | KeyRange, after: int = 0, window: int = WINDOW_DEFAULT
+    ) -> KeyFeed: ...
     def subscribe(
         self,
         *,
@@ -261,7 +279,7 @@ class Database(Reads, History, CommitReads, SingleWrites, Consuming, Locking, Ad
         query: Query | None = None,
         keys: Key | KeyRange | None = None,
         window: int = WINDOW_DEFAULT,
-    ) -> Subscription:
+    ) -> Subscription | KeyFeed:
         """Subscribe to the events after a position: first those of the past, then new ones.
 
         Args:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple, overload
 from uuid import UUID
 
 from headwater.blocking.administration import BlockingAdministration
@@ -23,10 +23,11 @@ from headwater.blocking.projections import BlockingProjections
 from headwater.blocking.reads import BlockingReads
 from headwater.blocking.running_projections import RunningProjections
 from headwater.blocking.single_writes import BlockingSingleWrites
-from headwater.blocking.subscription import BlockingSubscription
+from headwater.blocking.subscription import BlockingKeyFeed, BlockingSubscription
 from headwater.blocking.transaction import BlockingTransaction
 from headwater.database import Database
-from headwater.feeds.subscription import WINDOW_DEFAULT
+from headwater.feeds.key_feed import KeyFeed
+from headwater.feeds.subscription import WINDOW_DEFAULT, Subscription
 from headwater.groups.membership import GROUP_CREDIT_DEFAULT
 from headwater.locks.place import TTL_DEFAULT
 from headwater.projections.projections import (
@@ -208,6 +209,24 @@ class BlockingDatabase(
         """Read the database as it was at a commit, or at the newest commit at a time."""
         return BlockingPast(self._core.at(commit=commit, time=time))
 
+    @overload
+    def subscribe(
+        self,
+        *,
+        after: int = 0,
+        since: datetime | None = None,
+        stream: str | None = None,
+        category: str | None = None,
+        prefix: str | None = None,
+        types: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        query: Query | None = None,
+        window: int = WINDOW_DEFAULT,
+    ) -> BlockingSubscription: ...
+    @overload
+    def subscribe(
+        self, *, keys: Key | KeyRange, after: int = 0, window: int = WINDOW_DEFAULT
+    ) -> BlockingKeyFeed: ...
     def subscribe(
         self,
         *,
@@ -221,7 +240,7 @@ class BlockingDatabase(
         query: Query | None = None,
         keys: Key | KeyRange | None = None,
         window: int = WINDOW_DEFAULT,
-    ) -> BlockingSubscription:
+    ) -> BlockingSubscription | BlockingKeyFeed:
         """Subscribe to the events after a position: first those of the past, then new ones.
 
         Args:
@@ -232,20 +251,23 @@ class BlockingDatabase(
                 keys. Then `after` is a commit of the history window.
             window: how many events or changes the server may send ahead of the consumer.
         """
-        return BlockingSubscription(
-            self._core.subscribe(
-                after=after,
-                since=since,
-                stream=stream,
-                category=category,
-                prefix=prefix,
-                types=types,
-                tags=tags,
-                query=query,
-                keys=keys,
-                window=window,
-            )
+        # The overloads have no way to call it that passes all arguments on.
+        subscribe: Callable[..., Subscription | KeyFeed] = self._core.subscribe
+        core = subscribe(
+            after=after,
+            since=since,
+            stream=stream,
+            category=category,
+            prefix=prefix,
+            types=types,
+            tags=tags,
+            query=query,
+            keys=keys,
+            window=window,
         )
+        if isinstance(core, KeyFeed):
+            return BlockingKeyFeed(core)
+        return BlockingSubscription(core)
 
     @property
     def groups(self) -> BlockingGroups:

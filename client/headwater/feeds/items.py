@@ -82,5 +82,7 @@ class Changes:
         return Position(self.commit)
 
 
-Item: TypeAlias = EventBatch | CaughtUp | FellBehind | Changes
+EventItem: TypeAlias = EventBatch | CaughtUp | FellBehind
+KeyItem: TypeAlias = Changes | CaughtUp | FellBehind
+Item: TypeAlias = EventItem | KeyItem
 """What a subscription can deliver."""

@@ -3,19 +3,22 @@
 from typing import Any
 
 from headwater.codecs.codec import Codec
-from headwater.feeds.items import Changes, Item
-from headwater.feeds.subscription import Subscription
+from headwater.feeds.item_feed import ItemFeed
+from headwater.feeds.items import Changes, KeyItem
 from headwater.reads.key_changes import KeyChange
 from headwater.transport.channel import Channel
 from headwater.transport.connection import Connection
 from headwater_protocol.numbers import CommitNumber
 
 
-class KeyFeed(Subscription):
-    """A subscription to changes of keys. Made by `db.subscribe(keys=…)`.
+class KeyFeed(ItemFeed[KeyItem]):
+    """A subscription to changes of keys. Made by `db.subscribe(keys=…)`; use it like one to events.
 
     It delivers Changes, CaughtUp and FellBehind, whose `position` is a commit. It raises
-    HistoryGone if it falls behind the history window.
+    HistoryGone if it falls behind the history window, and otherwise what a subscription raises.
+
+    Attributes:
+        position: the commit of the last item that it returned. A later feed can continue after it.
     """
 
     def __init__(
@@ -27,9 +30,13 @@ class KeyFeed(Subscription):
         after: int,
         window: int,
     ) -> None:
-        super().__init__(channel, codec, after=after, wanted={}, window=window)
+        super().__init__(channel, after=after, window=window)
+        self._codec = codec
         self._range = wanted
         self._partial: list[list[Any]] = []
+
+    async def __anext__(self) -> KeyItem:
+        return await super().__anext__()
 
     async def _request(self, connection: Connection) -> int:
         return await connection.subscribe(
@@ -54,9 +61,9 @@ class KeyFeed(Subscription):
             case _:
                 return super()._accept(payload)
 
-    def _item(self, payload: list[Any]) -> Item:
+    def _item(self, payload: list[Any]) -> KeyItem:
         if payload[0] != "changes":
-            return super()._item(payload)
+            return self._news(payload)
         _, commit, entries = payload
         self._last_size = len(entries)
         codec = self._codec

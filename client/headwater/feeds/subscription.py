@@ -14,20 +14,18 @@ from typing import Any, Final, Self
 
 from headwater.codecs.codec import Codec
 from headwater.codecs.events import event_views
-from headwater.errors import InvalidArgument
-from headwater.feeds.feed import Feed
-from headwater.feeds.items import CaughtUp, EventBatch, FellBehind, Item
+from headwater.feeds.item_feed import ItemFeed
+from headwater.feeds.items import EventBatch, EventItem
 from headwater.records import RecordedEvent, microseconds_of
 from headwater.transport.channel import Channel
 from headwater.transport.connection import Connection
-from headwater_protocol.limits import CREDIT_MAX
 from headwater_protocol.numbers import Position
 
 WINDOW_DEFAULT: Final = 4096
 """Events that a server may push ahead of the consumer: a few pages, some megabytes."""
 
 
-class Subscription(Feed[list[Any]], AsyncIterator[Item]):
+class Subscription(ItemFeed[EventItem]):
     """A subscription. Made by `db.subscribe()`; use it with `async with` and `async for`.
 
     It has no end. It raises ConnectionLost if no server could be reached for `retry_timeout`
@@ -49,18 +47,13 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
         window: int,
         since: datetime | None = None,
     ) -> None:
-        if not 1 <= window <= CREDIT_MAX:
-            raise InvalidArgument(f"subscribe: window: {window}; allowed are 1 to {CREDIT_MAX}")
-        super().__init__(channel, word="subscription", credit=window)
-        self.position = Position(after)
+        super().__init__(channel, after=after, window=window)
         self._since = None if since is None else microseconds_of(since, "subscribe: since")
         self._codec = codec
         self._view = event_views(codec)
         # Events of a batch that `events` has not returned yet.
         self._rest: deque[RecordedEvent] = deque()
         self._filter = wanted
-        self._received = after
-        self._last_size = 0
 
     async def __aenter__(self) -> Self:
         if self._since is not None:
@@ -68,30 +61,19 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
             self.position = self._received = Position(max(before, self._received))
         return await super().__aenter__()
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Item:
+    async def __anext__(self) -> EventItem:
+        if not self._rest:
+            return await super().__anext__()
         self._check_alone()
-        if self._rest:
-            item: Item = EventBatch(tuple(self._rest))
-            self._rest.clear()
-        else:
-            item = await self._next_item()
-        self.position = item.position
-        return item
+        batch = EventBatch(tuple(self._rest))
+        self._rest.clear()
+        self.position = batch.position
+        return batch
 
-    async def _next_item(self) -> Item:
-        """The next item of the server. The position does not move yet."""
-        # A consumer that asks for the next item has processed the last one.
-        size, self._last_size = self._last_size, 0
-        self._grant(size)
-        return self._item(await self._take_since())
-
-    async def _take_since(self) -> list[Any]:
+    async def _take(self) -> list[Any]:
         """The next push, without events before `since`: that may be a time to come."""
         while True:
-            payload = await self._take()
+            payload = await super()._take()
             if self._since is None or payload[0] != "events":
                 return payload
             rows = payload[1]
@@ -125,29 +107,20 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
     async def _request(self, connection: Connection) -> int:
         return await connection.subscribe(self, self._received, self._filter, self._credit)
 
-    def _reset(self) -> None:
-        self._last_size = 0
-
     def _accept(self, payload: list[Any]) -> bool:
         match payload:
             case ["events", [*_, [int(position), *_]]]:
                 self._received = position
-            case ["caught_up" | "fell_behind", int(position), *_]:
-                self._received = max(self._received, position)
-                if self._queue and self._queue[-1][0] == payload[0] == "caught_up":
-                    # Quiet feeds are told again and again; a slow consumer needs the last one.
-                    self._queue.pop()
+                self._queue.append(payload)
+                return True
             case _:
-                return False
-        self._queue.append(payload)
-        return True
+                return super()._accept(payload)
 
-    def _item(self, payload: list[Any]) -> Item:
-        if payload[0] == "events":
-            self._last_size = len(payload[1])
-            return EventBatch(tuple(map(self._view, payload[1])))
-        kind = CaughtUp if payload[0] == "caught_up" else FellBehind
-        return kind(Position(payload[1]))
+    def _item(self, payload: list[Any]) -> EventItem:
+        if payload[0] != "events":
+            return self._news(payload)
+        self._last_size = len(payload[1])
+        return EventBatch(tuple(map(self._view, payload[1])))
 
 
 class Events(AsyncIterator[RecordedEvent]):

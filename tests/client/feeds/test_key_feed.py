@@ -1,6 +1,7 @@
 """Feeds of keys on all three faces of the client."""
 
 import uuid
+from typing import assert_type
 
 import pytest
 
@@ -48,6 +49,19 @@ def test_a_feed_gives_every_change_of_its_keys_in_commit_order(
             assert isinstance(item, headwater.Changes)
             assert item.changes[0].key == (name, "bob")
         with pytest.raises(headwater.InvalidArgument, match="allows only after"):
-            db.subscribe(keys=(name,), category="account")
+            db.subscribe(keys=(name,), category="account")  # type: ignore[call-overload]
 
     run_on(face, real_server.url, scenario)
+
+
+async def told_by_type(db: headwater.Database, blocking: headwater.BlockingDatabase) -> None:
+    """Not called: a type checker knows from the call what a feed delivers."""
+    async for event_item in db.subscribe(stream="a", after=1):
+        assert_type(event_item, headwater.EventBatch | headwater.CaughtUp | headwater.FellBehind)
+    async for key_item in db.subscribe(keys=("a",), after=1):
+        assert_type(key_item, headwater.Changes | headwater.CaughtUp | headwater.FellBehind)
+    with blocking.subscribe(query=headwater.Query(types=["a"])) as feed:
+        assert_type(next(feed), headwater.EventBatch | headwater.CaughtUp | headwater.FellBehind)
+        assert_type(next(feed.events()), headwater.RecordedEvent)
+    with blocking.subscribe(keys=headwater.KeyRange("a", "b")) as keys:
+        assert_type(next(keys), headwater.Changes | headwater.CaughtUp | headwater.FellBehind)
