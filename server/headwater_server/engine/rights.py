@@ -22,9 +22,13 @@ _WRITING: Final = frozenset({"write", "append", "manage", "erase", "group"})
 
 
 class _Keys:
-    """Ranges of keys, merged and in order."""
+    """Ranges of keys, merged and in order.
 
-    __slots__ = ("_ends", "_starts")
+    Attributes:
+        every: whether they include all keys.
+    """
+
+    __slots__ = ("_ends", "_starts", "every")
 
     def __init__(self, prefixes: Iterable[bytes]) -> None:
         self._starts: list[bytes] = []
@@ -36,6 +40,7 @@ class _Keys:
             else:
                 self._starts.append(start)
                 self._ends.append(end)
+        self.every = self._starts[:1] == [b""]
 
     def has(self, start: bytes, end: bytes) -> bool:
         """Whether one of the ranges includes all keys from *start* to before *end*."""
@@ -44,6 +49,8 @@ class _Keys:
 
     def has_key(self, key: bytes) -> bool:
         """Whether one of the ranges includes *key*."""
+        if self.every:
+            return True
         if len(self._starts) == 1:
             # The usual case: no search is needed.
             return self._starts[0] <= key < self._ends[0]

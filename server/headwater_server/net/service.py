@@ -160,6 +160,8 @@ class Service:
             monotonic=monotonic,
             request_ms_max=settings.session.request_ms_max,
         )
+        # The same dict. Every request of a user looks whether it is empty.
+        self._running = self.long_requests.running
         self.server_name: Final = server_name()
         self.local_only = local_only
         self.authentication_needed = engine.accounts.any() or not local_only
@@ -323,8 +325,10 @@ class Service:
 
     # Rights.
 
-    def authorize(self, operation: str, session: Peer, arguments: list[Any]) -> None:
-        """Check that the session's user may do this.
+    def authorize(
+        self, operation: str, session: Peer, account: Account | None, arguments: list[Any]
+    ) -> None:
+        """Check that the session's user may do this: *account*, which is None before the log-in.
 
         Called for every request while there are users.
 
@@ -332,15 +336,12 @@ class Service:
             AuthenticationFailed: the session has no user.
             PermissionDenied: the user lacks a right.
         """
-        account = session.account
         if account is None:
             # A session without a user may call hello and authenticate.
             if session not in self.strangers:
                 raise AuthenticationFailed(f"{operation}: {USERS_CAME}")
             return
-        if (self.searches or self.long_requests.running) and self._goes_on(
-            operation, session, arguments
-        ):
+        if (self.searches or self._running) and self._goes_on(operation, session, arguments):
             return
         rights = account.rights
         if rights is not None and is_plainly_allowed(rights, operation, arguments):

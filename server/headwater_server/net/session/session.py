@@ -170,7 +170,7 @@ class Session:
         service = self.service
         try:
             if service.authentication_needed:
-                service.authorize(name, self, arguments)
+                service.authorize(name, self, self.account, arguments)
             answer = service.handlers[name](self, request_id, arguments)
         except failed.ServeAgain:
             self._backlog.appendleft(Request(request_id, name, arguments))
