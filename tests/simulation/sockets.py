@@ -10,6 +10,7 @@ once bytes have arrived. The order of ready sockets is drawn.
 
 import errno
 import random
+import socket
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -58,7 +59,7 @@ class SimulatedSocket:
         chunks = self._incoming.chunks
         return chunks[0][0] if chunks else float("inf")
 
-    def recv(self, size: int) -> bytes:
+    def recv(self, size: int, flags: int = 0) -> bytes:
         self._check_open()
         if self._incoming.broken:
             raise ConnectionResetError(errno.ECONNRESET, "the connection was cut")
@@ -66,6 +67,8 @@ class SimulatedSocket:
             raise BlockingIOError(errno.EAGAIN, "nothing has arrived")
         if not self._incoming.chunks:
             return b""
+        if flags & socket.MSG_PEEK:
+            return self._incoming.chunks[0][1][:size]
         return self._incoming.take(size, self._connection.network.random)
 
     def send(self, data: bytes) -> int:

@@ -17,6 +17,8 @@ from trio.testing import wait_all_tasks_blocked
 from headwater_protocol.connection import Answer, ClientConnection, Failure
 from headwater_protocol.errors import ShuttingDown, TooMany
 from headwater_protocol.limits import PROTOCOL_VERSION
+from headwater_server.engine import work_budget
+from headwater_server.engine.transactions import write_buffer
 from headwater_server.net.drivers.listening import CannotListen, Listeners
 from headwater_server.net.session.session import Session
 from headwater_server.net.settings import Address, ServerSettings
@@ -211,6 +213,36 @@ async def test_a_reset_connection_releases_what_it_held() -> None:
         while (await other.ask("stats"))["connections"] > 1:
             pass
         assert (await other.ask("stats"))["open_transactions"] == 0
+
+
+@pytest.mark.skipif(
+    str(work_budget.__file__).endswith(".so"), reason="a constant of a compiled module is fixed"
+)
+@pytest.mark.parametrize("resets", [False, True])
+async def test_a_client_that_leaves_during_a_long_request_is_noticed_before_its_end(
+    *, resets: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request would take the time of others to the end, for an answer that nobody reads."""
+    monkeypatch.setattr(work_budget, "AT_ONCE_MAX", 50)
+    monkeypatch.setattr(work_budget, "STEP_MAX", 20)
+    monkeypatch.setattr(write_buffer, "WRITES_AT_ONCE_MAX", 50)
+    event = [None, "T", b"", b""]
+    async with listening(requests_per_turn_max=1) as (server, listeners):
+        client, other = await dial(listeners), await dial(listeners)
+        appends = [["append", f"s-{number}", -1, [event]] for number in range(3000)]
+        await client.send("execute", server.new_id(), [], [], appends)
+        running = server.server.service.long_requests.running
+        with trio.fail_after(30):
+            while not running:
+                await other.ask("ping")
+            if resets:
+                linger = (1).to_bytes(4, "little") + bytes(4)
+                client.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)  # type: ignore[attr-defined]
+            await client.close()
+            while (await other.ask("stats"))["connections"] > 1:
+                pass
+        assert not running
+        assert (await other.ask("newest_position", None))[1] == 0, "it was not done to the end"
 
 
 async def test_a_server_without_free_descriptors_does_not_spin_and_recovers(

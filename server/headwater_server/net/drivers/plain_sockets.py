@@ -148,14 +148,20 @@ class PlainSockets:
             self._turn(self._readiness.ready()[:CONNECTIONS_PER_TURN_MAX])
 
     async def _serve_others(self) -> None:
+        running, searches = self._service.long_requests.running, self._service.searches
         while True:
             if not self.to_flush and not self._to_run:
                 await self._idle.park()
             runnable, self._to_run = self._to_run, []
             for connection in runnable:
-                if not connection.session.closed:
-                    connection.session.notified = True
-                    connection.session.run()
+                session = connection.session
+                if not session.closed:
+                    long = session in running or session in searches
+                    if long and _has_left(connection.socket):
+                        self._close(connection)
+                        continue
+                    session.notified = True
+                    session.run()
                     self._send(connection)
                     await trio.lowlevel.checkpoint()
             self.flush(FLUSHES_PER_TURN_MAX)
@@ -381,6 +387,16 @@ def refuse(client: socket.socket, refusal: bytes) -> None:
             client.recv(16 * 1024)
         except OSError:
             pass
+
+
+def _has_left(client: socket.socket) -> bool:
+    """Whether the client has closed its connection, and nothing that it sent is unread."""
+    try:
+        return not client.recv(1, socket.MSG_PEEK)
+    except (BlockingIOError, InterruptedError):
+        return False
+    except OSError:
+        return True
 
 
 def _peer_name(address: object, listener_name: str) -> str:
