@@ -1,7 +1,10 @@
 """The blocking face has the same methods, arguments and docstrings as the asynchronous face."""
 
 import ast
+import functools
 import inspect
+import operator
+import types
 import typing
 from typing import Any
 
@@ -92,6 +95,8 @@ def of_the_blocking_face(hint: Any) -> Any:
     origin = typing.get_origin(hint)
     if origin in faces:
         return faces[origin][typing.get_args(hint)]
+    if origin is types.UnionType:
+        return functools.reduce(operator.or_, map(of_the_blocking_face, typing.get_args(hint)))
     return faces.get(hint, hint)
 
 
