@@ -140,6 +140,28 @@ def test_after_a_repair_new_transaction_ids_are_accepted_and_older_ones_stay_for
     assert database.engine.status(older, resolve=False).state == "forgotten"
 
 
+def test_after_a_repair_outcomes_are_remembered_for_as_long_as_usual() -> None:
+    """Those that the wrong clock did not make the database forget."""
+    closed, now = future_database(in_files=False)
+    performed(closed, now)
+    settings = replace(SETTINGS, transaction_retention_us=RETENTION_US, history_window_us=0)
+    database = Database(settings, files=closed.files, store=closed.store, now=now)
+    rows = database.engine.looking.read_commits(0, 100)
+    known = [bytes(row[1]) for row in rows]
+    assert len(known) == 2 * BEFORE
+    for _ in range(2):
+        write_some(database, 100)
+        database.checkpoint()
+    for transaction in known:
+        assert database.engine.status(transaction, resolve=False).state == "committed"
+    database.wait(RETENTION_US + SECOND_US)
+    for _ in range(2):
+        write_some(database, 100)
+        database.checkpoint()
+    for transaction in known:
+        assert database.engine.status(transaction, resolve=False).state != "committed"
+
+
 def test_a_clock_that_was_reset_is_refused() -> None:
     closed, _ = future_database()
     before = contents(closed.files)

@@ -376,6 +376,10 @@ class CheckpointSchedule:
                 self._trim_below = int(self._log.last_index) + 1
             return None
         fill = self.fill
+        # What the log says is too late after a repair of times in the future, or if the retention
+        # was shorter before. Then more is remembered than the log promises.
+        now = self._sequencer.published_time.time
+        remembered_from = now - self._settings.transaction_retention_us
         self._sequencer.interrupt_plan()
         self._current = Checkpoint(
             frozen=self._state.freeze(),
@@ -386,7 +390,7 @@ class CheckpointSchedule:
             horizon=min(self._state.files.horizon, published),
             views=views,
             garbage_entries_max=self._settings.garbage_entries_max,
-            forget_before=forget_before,
+            forget_before=min(forget_before, remembered_from),
             log=self._log,
             interrupt_plan=self._sequencer.interrupt_plan,
         )
