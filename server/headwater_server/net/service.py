@@ -160,8 +160,6 @@ class Service:
             monotonic=monotonic,
             request_ms_max=settings.session.request_ms_max,
         )
-        # The same dict. Every request of a user looks whether it is empty.
-        self._running = self.long_requests.running
         self.server_name: Final = server_name()
         self.local_only = local_only
         self.authentication_needed = engine.accounts.any() or not local_only
@@ -328,9 +326,7 @@ class Service:
     def authorize(
         self, operation: str, session: Peer, account: Account | None, arguments: list[Any]
     ) -> None:
-        """Check that the session's user may do this: *account*, which is None before the log-in.
-
-        Called for every request while there are users.
+        """Check that *account*, the session's, may do this. For every request if there are users.
 
         Raises:
             AuthenticationFailed: the session has no user.
@@ -341,12 +337,14 @@ class Service:
             if session not in self.strangers:
                 raise AuthenticationFailed(f"{operation}: {USERS_CAME}")
             return
-        if (self.searches or self._running) and self._goes_on(operation, session, arguments):
+        if (self.searches or self.long_requests.running) and self._goes_on(
+            operation, session, arguments
+        ):
             return
         rights = account.rights
-        if rights is not None and is_plainly_allowed(rights, operation, arguments):
-            return
         if rights is not None and not rights.is_admin:
+            if is_plainly_allowed(rights, operation, arguments):
+                return
             try:
                 self._check_rights(operation, session, rights, arguments)
             except PermissionDenied as error:
