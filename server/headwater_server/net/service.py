@@ -333,13 +333,11 @@ class Service:
             PermissionDenied: the user lacks a right.
         """
         if account is None:
-            # A session without a user may call hello and authenticate.
-            if session not in self.strangers:
+            if session not in self.strangers:  # These may call hello and authenticate.
                 raise AuthenticationFailed(f"{operation}: {USERS_CAME}")
             return
-        if (self.searches or self.long_requests.running) and self._goes_on(
-            operation, session, arguments
-        ):
+        is_long = self.searches or self.long_requests.running
+        if is_long and self._goes_on(operation, session, arguments):
             return
         rights = account.rights
         if rights is not None and not rights.is_admin:
