@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TESTING = ROOT / "server/headwater_server/testing"
-MODULES = {"nats_py": "nats"}
+MODULES = {"nats_py": "nats", "opentelemetry_api": "opentelemetry"}
 """The modules of packages with another name."""
 OWN = {"headwater", "headwater_protocol", "headwater_server"}
 
@@ -52,7 +52,7 @@ def imported(folder: Path) -> dict[str, str]:
     ("folder", "extras"),
     [
         ("protocol/headwater_protocol", ()),
-        ("server/headwater_server", ("server", "cluster")),
+        ("server/headwater_server", ("server", "cluster", "otel")),
         ("server/headwater_server/testing", ("dev",)),
         # The client supports these modules if the application has installed them.
         (
@@ -66,6 +66,7 @@ def imported(folder: Path) -> dict[str, str]:
                 "encryption",
                 "postgresql",
                 "mcp",
+                "otel",
             ),
         ),
     ],

@@ -10,6 +10,7 @@ from headwater.database import Database
 from headwater.errors import InvalidArgument
 from headwater.transport.handshake import default_client_name
 from headwater.transport.runtime import Options
+from headwater.transport.tracing import Tracing
 from headwater_protocol.address import Address, parse_address
 
 
@@ -28,6 +29,7 @@ def connect(
     retry_timeout: float = 30.0,
     wait_for_server: bool = True,
     client_name: str | None = None,
+    tracing: bool = False,
     open_stream: Callable[[], Awaitable[Any]] | None = None,
 ) -> Database:
     """Make a database for trio or asyncio: `async with headwater.connect(url) as db`.
@@ -48,6 +50,8 @@ def connect(
         wait_for_server: whether entering the block waits up to retry_timeout for a server that is
             about to start, or fails at once.
         client_name: shown in the server's log.
+        tracing: make spans of all requests with OpenTelemetry's API (`headwater[otel]`), and send
+            the trace to the server.
         open_stream: on trio, a function that opens the stream of a connection instead of the
             address. Other event loops ignore it.
 
@@ -74,6 +78,7 @@ def connect(
             retry_timeout,
             client_name,
             wait_for_server=wait_for_server,
+            tracing=tracing,
             open_stream=open_stream,
         ),
     )
@@ -94,6 +99,7 @@ def connect_blocking(
     retry_timeout: float = 30.0,
     wait_for_server: bool = True,
     client_name: str | None = None,
+    tracing: bool = False,
 ) -> BlockingDatabase:
     """Make a database without an event loop: `with headwater.connect_blocking(url) as db`.
 
@@ -117,6 +123,7 @@ def connect_blocking(
             retry_timeout,
             client_name,
             wait_for_server=wait_for_server,
+            tracing=tracing,
         ),
     )
 
@@ -129,6 +136,7 @@ def _options(
     client_name: str | None,
     *,
     wait_for_server: bool,
+    tracing: bool,
     open_stream: Callable[[], Awaitable[Any]] | None = None,
 ) -> Options:
     for name, seconds in (
@@ -146,6 +154,7 @@ def _options(
         retry_timeout=retry_timeout,
         wait_for_server=wait_for_server,
         client_name=default_client_name() if client_name is None else client_name,
+        tracing=Tracing() if tracing else None,
         open_stream=open_stream,
     )
 

@@ -186,3 +186,9 @@ CONFLICTS_LISTED_MAX: Final = 256
 """Refused transactions in one answer to `conflicts`, and as many the server remembers."""
 GET_MANY_MAX: Final = 10_000
 """Keys in one request for several values."""
+
+TRACE_SIZE_MAX: Final = 64
+"""UTF-8 bytes of a traceparent. The form that W3C Trace Context defines today has 55."""
+
+TRACED_REQUESTS_MAX: Final = 4096
+"""Requests that one `trace` covers. A client sends those of one call together."""

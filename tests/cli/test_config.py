@@ -93,9 +93,12 @@ def test_check_shows_what_is_set_and_where(tmp_path: Path) -> None:
 
 
 def test_check_shows_no_password(tmp_path: Path) -> None:
-    _, told = run("config", "check", HEADWATER_DATA="d", HEADWATER_FOLLOW="headwater://u:pw@h:1")
+    secret = "qwertz"
+    given = {"HEADWATER_FOLLOW": f"headwater://u:{secret}@h:1", "HEADWATER_PEER_PASSWORD": secret}
+    _, told = run("config", "check", HEADWATER_DATA="d", **given)
     assert "h:1" in told
-    assert "pw" not in told
+    assert "peer-password" in told
+    assert secret not in told
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "connection_list": ([7, 10], []),
     "connection_close": ([7], [7]),
     "conflicts": ([TX, 10], []),
+    "trace": (["00-1-2-01", 7], ["00-1-2-01", 7]),
     "user_set": (
         ["ann", bytes(16), 4096, bytes(32), bytes(32), False, TX],
         ["ann", bytes(16), 4096, bytes(32), bytes(32)],

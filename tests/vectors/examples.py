@@ -496,6 +496,7 @@ EXAMPLES: Final = [
         {"node": "a1", "problem": None, "nodes": [], "stream": {"name": "log", "answers": False}},
     ),
     Example("cluster_resign", [], None),
+    Example("trace", ["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", 2], None),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

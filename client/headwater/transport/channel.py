@@ -166,6 +166,8 @@ class Channel:
 
     async def _greet(self, connection: Connection) -> None:
         await greet(connection, self.address, self.options.client_name)
+        if self.options.tracing is not None:
+            await self.options.tracing.wrap(connection, self.address)
 
     async def read(self, name: str, *arguments: Any) -> Any:
         """Send a request that changes nothing. If the connection is lost, send it again."""

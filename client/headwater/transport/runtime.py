@@ -20,6 +20,7 @@ from headwater.codecs.codec import Codec
 from headwater.errors import ConnectionLost
 from headwater.transport.connection import Connection
 from headwater.transport.stopping import Stop
+from headwater.transport.tracing import Tracing
 from headwater.transport.turns import Bell
 from headwater_protocol.address import Address
 
@@ -38,6 +39,7 @@ class Options:
             a transaction, `run`, subscriptions and memberships.
         wait_for_server: whether entering a database waits for a server, too.
         client_name: the name of this client in the server's log.
+        tracing: makes spans of the requests; None: there are none.
         open_stream: on trio, opens the stream of a connection instead of the address: a tunnel, or
             memory in a simulation.
     """
@@ -48,6 +50,7 @@ class Options:
     retry_timeout: float = 30.0
     wait_for_server: bool = True
     client_name: str = ""
+    tracing: Tracing | None = None
     open_stream: Callable[[], Awaitable[Any]] | None = None
 
 

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from headwater_protocol.fields import Argument, Binary, Integer, Nullable, Record
-from headwater_protocol.limits import CONFLICTS_LISTED_MAX
+from headwater_protocol.fields import Argument, Binary, Integer, Nullable, Record, Text
+from headwater_protocol.limits import CONFLICTS_LISTED_MAX, TRACE_SIZE_MAX, TRACED_REQUESTS_MAX
 
 MONITORING_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
     (
@@ -22,6 +22,25 @@ MONITORING_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
         ),
         "[a map, …]",
         "The transactions that were refused for a conflict, the newest first.",
+    ),
+    (
+        "trace",
+        Record(
+            (
+                Argument(
+                    "traceparent",
+                    Text(1, TRACE_SIZE_MAX),
+                    why="a trace and a span, in the form of W3C Trace Context",
+                ),
+                Argument(
+                    "requests",
+                    Integer(0, TRACED_REQUESTS_MAX),
+                    why="how many requests of this connection, from the next one on; 0: none",
+                ),
+            )
+        ),
+        "nil",
+        "The next requests belong to this trace. The server names it where it tells of them.",
     ),
 )
 """Name, arguments, answer and description of each operation."""

@@ -72,7 +72,8 @@ def check(file: Path | None) -> None:
         }
         for name, (setting, source) in given.items():
             if name != "config":
-                click.echo(f"{setting} = {_shown(ctx.params[name])}  # {_SOURCES[source]}")
+                value = '"…"' if "password" in setting else _shown(ctx.params[name])
+                click.echo(f"{setting} = {value}  # {_SOURCES[source]}")
     problems = list(problems_of(settings))
     for problem in problems:
         click.echo(f"Error: {problem}", err=True)

@@ -166,6 +166,14 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         metavar="MS",
     ),
     _option(
+        "spans",
+        "Make OpenTelemetry spans of requests whose clients send their trace. Start the server "
+        "with opentelemetry-instrument, which configures where spans go.",
+        is_flag=True,
+        default=False,
+        show_default=False,
+    ),
+    _option(
         "tls-client-ca",
         "Certificates of the authorities, PEM, whose clients' certificates are accepted.",
         metavar="FILE",
@@ -365,6 +373,7 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
         tls_key=values["tls_key"],
         http=values["http"],
         slow_request_ms=values["slow_request"],
+        spans=values["spans"],
         tls_client_ca=values["tls_client_ca"],
         tls_client_crl=values["tls_client_crl"],
         tls_client_login=ClientLogin(values["tls_client_login"]),

@@ -16,11 +16,14 @@ from headwater_server.cli.serve import serve
 SUBJECTS: Final[dict[str, tuple[str, ...]]] = {
     "Files": ("data", "backup-dir", "archive", "archive-interval", "log-kept", "scrub-interval"),
     "Addresses and TLS": (
-        *("listen", "unix", "tls-cert", "tls-key", "tls-client-ca", "tls-client-login", "http"),
-        "ready-file",
+        *("listen", "unix", "tls-cert", "tls-key", "tls-client-ca", "tls-client-crl"),
+        *("tls-client-login", "http", "ready-file"),
     ),
-    "Followers": ("follow", "advertise", "sync-followers"),
-    "Logs": ("log-format", "log-level", "slow-request", "audit-log"),
+    "Followers and clusters": (
+        *("follow", "advertise", "sync-followers", "log", "log-replicas", "log-monitor"),
+        *("peer-user", "peer-password"),
+    ),
+    "Logs": ("log-format", "log-level", "slow-request", "spans", "audit-log"),
     "Bounds": (
         *("connections-max", "memory-max", "transactions-max", "transaction-idle"),
         *("transaction-age", "request-time", "shutdown-grace"),
@@ -91,6 +94,8 @@ def as_toml(value: Any) -> str:
     """A value of a setting as TOML."""
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(as_toml, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, int | float):

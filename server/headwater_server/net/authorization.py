@@ -274,6 +274,7 @@ RULES: Final[dict[str, Rule]] = {
     "connection_close": _needs("admin"),
     # Who is no administrator sees the own ones alone.
     "conflicts": anyone,
+    "trace": anyone,
     "user_set": _needs("admin"),
     "user_remove": _needs("admin"),
     "user_list": _needs("admin"),

@@ -138,6 +138,7 @@ class Server:
             failures=self._failures,
             local_only=local_only,
         )
+        self.service.tells_traces = recorder is not None and recorder.tells
         self.archiving = self._open_archiving(worker)
         self.replication = self._open_replication(node or lone_node(engine), worker, clock)
         self.cluster = self._open_cluster(cluster, worker)

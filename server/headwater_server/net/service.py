@@ -102,6 +102,7 @@ class Service:
         handlers: the handler of each operation.
         local_only: only this machine can connect, so users are optional.
         authentication_needed: every new connection must authenticate.
+        tells_traces: whether anything tells to which trace a request belongs.
         stopping: no new connections, transactions and subscriptions are accepted.
         session_turn: the turn of the session that is being served.
         connections_turn: the turn of all connections that were ready together.
@@ -113,8 +114,7 @@ class Service:
         bursts: which of many equal log lines are written.
         account_changes: changes of users and their rights, on their way to the sessions.
         audit: the audit log.
-        connections_total: how many sessions were opened.
-        refused: how many connections were refused, by error code.
+        connections_total, refused: sessions that were opened, and refused, by error code.
         figures: by name, what tells further figures for `stats`.
         replication, cluster: the other nodes, as leader or follower.
     """
@@ -168,7 +168,7 @@ class Service:
         self._groups_size = 0
         self.session_turn = Turn(settings.session.turn_ms, turn_clock, processor_time)
         self.connections_turn = Turn(settings.turn_ms, turn_clock, processor_time)
-        self.stopping = False
+        self.stopping = self.tells_traces = False
         # A dict, because the order of a set would differ between runs of a simulation.
         self.sessions: dict[Peer, Entered] = {}
         self.strangers = _strangers(settings)

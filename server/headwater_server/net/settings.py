@@ -158,6 +158,9 @@ class ServerSettings:
     slow_request_ms: int | None = None
     """Milliseconds from which on a request is logged as slow; None: none is."""
 
+    spans: bool = False
+    """Whether requests whose clients send their trace become spans, by OpenTelemetry's API."""
+
     scrub_interval_ms: int | None = 7 * 24 * 3600 * SECOND_MS
     """Milliseconds in which all files are read again, to find damage; None: they are not. Damage of
     what nobody reads would otherwise be found when every backup has it."""

@@ -9,8 +9,9 @@ from headwater_protocol.errors import Conflict, TransactionGone
 from headwater_server.engine import work_budget
 from headwater_server.engine.work_budget import WorkBudget
 from headwater_server.net.monitoring.recorder import NOT_WAITING, Recorder
-from headwater_server.net.monitoring.slow_requests import asked, charged
+from headwater_server.net.monitoring.slow_requests import asked, charged, trace_id_of
 from headwater_server.net.requests.handlers import HANDLERS
+from headwater_server.net.session.traces import KEPT_MAX, Traces
 from tests.net.serving import serving
 from tests.net.session.test_searching_ahead import execute, fill
 
@@ -33,7 +34,13 @@ class Clock:
 
 def recorder_of(clock: Clock, slow_ms: int, told: list[Told]) -> Recorder:
     def tell(
-        name: str, _session: Any, arguments: list[Any], served: int, waited: int, work: Any
+        name: str,
+        _session: Any,
+        arguments: list[Any],
+        served: int,
+        waited: int,
+        work: Any,
+        _traceparent: str,
     ) -> None:
         told.append((name, arguments, served, waited, work))
 
@@ -184,3 +191,61 @@ def test_what_was_asked_names_reads_and_counts_writes_without_their_data() -> No
         "5, {'category': 'account'}, 10, False"
     )
     assert len(asked("get", [None, bytes(1000), None])) == 300
+
+
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+async def test_a_request_is_told_with_the_trace_that_was_announced_for_it() -> None:
+    told: list[tuple[str, str, str]] = []
+
+    def tell(name: str, _session: Any, traceparent: str, _took: int, code: str) -> None:
+        told.append((name, traceparent, code))
+
+    async with serving(recorder=Recorder(Clock(), on_traced=tell)) as server:
+        client = await server.connect()
+        await client.ask("trace", TRACEPARENT, 3)
+        await client.ask("get", None, b"k")
+        await client.ask("execute", b"t" * 16, [], [], [["put", b"k", b"v"]])
+        with pytest.raises(TransactionGone):
+            await client.ask("commit", b"u" * 16, [])
+        await client.ask("get", None, b"k")
+    assert told == [
+        ("get", TRACEPARENT, ""),
+        ("execute", TRACEPARENT, ""),
+        ("commit", TRACEPARENT, "transaction_gone"),
+    ]
+
+
+async def test_a_server_that_tells_of_no_traces_keeps_none() -> None:
+    async with serving(recorder=Recorder(Clock())) as server:
+        client = await server.connect()
+        await client.ask("trace", TRACEPARENT, 1)
+        (session,) = server.server.service.sessions
+        assert session.traces is None  # type: ignore[attr-defined]
+
+
+async def test_the_line_of_a_slow_request_has_the_id_of_its_trace() -> None:
+    clock = Clock()
+    told: list[str] = []
+
+    def tell(*arguments: Any) -> None:
+        told.append(arguments[-1])
+
+    async with serving(recorder=Recorder(clock, slow_ns_min=_MS, on_slow=tell)) as server:
+        client = await server.connect()
+        clock.step = 5 * _MS
+        await client.ask("trace", TRACEPARENT, 1)
+        await client.ask("get", None, b"k")
+    assert told[-1] == TRACEPARENT
+    assert trace_id_of(TRACEPARENT) == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert trace_id_of("odd") == "odd"
+
+
+def test_the_traces_of_a_connection_are_bounded() -> None:
+    traces = Traces()
+    for number in range(3 * KEPT_MAX):
+        traces.announce(2 * number, 1, str(number))
+    assert traces.of(0) == ""
+    assert traces.of(2 * (3 * KEPT_MAX - 1)) == str(3 * KEPT_MAX - 1)
+    assert traces.of(2 * (3 * KEPT_MAX - 1) + 1) == ""

@@ -181,6 +181,7 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
     "connection_list": [([], ("admin",))],
     "connection_close": [([10_000], ("admin",))],
     "conflicts": [([], ()), ([TX], ())],
+    "trace": [(["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", 1], ())],
     "user_set": [(["zoe", bytes(16), 4096, bytes(32), bytes(32)], ("admin",))],
     "user_remove": [(["zoe"], ("admin",))],
     "user_list": [([], ("admin",))],

@@ -2,8 +2,9 @@
 
     --http             the pages of metrics, health and readiness, from before the log is replayed
     --slow-request     the log of slow requests
+    --spans            spans of the requests that belong to a trace
 
-Without either there is no recorder, so the server measures no requests.
+Without any of these there is no recorder, so the server measures no requests.
 """
 
 import time
@@ -21,6 +22,7 @@ from headwater_server.net.monitoring.readiness import Readiness
 from headwater_server.net.monitoring.recorder import Recorder
 from headwater_server.net.monitoring.samples import Sample, Sources, collect
 from headwater_server.net.monitoring.slow_requests import SlowRequests
+from headwater_server.net.monitoring.spans import Spans
 from headwater_server.net.service import Service
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.tasks.checkpointer import Checkpointer
@@ -50,6 +52,7 @@ class Monitor:
 
         Raises:
             CannotListen: see the message.
+            InvalidArgument: spans are wanted, and OpenTelemetry's API is not installed.
         """
         self.adaptive_fsync = adaptive_fsync
         self._fsyncs: FsyncDurations | None = None
@@ -60,11 +63,14 @@ class Monitor:
         self._sockets = [] if settings.http is None else bind_tcp(settings.http)
         slow_ms = settings.slow_request_ms
         clock = time.perf_counter_ns
-        if slow_ms is not None:
-            slow = SlowRequests(time.monotonic)
-            self.recorder = Recorder(clock, slow_ns_min=slow_ms * _NS_PER_MS, on_slow=slow.tell)
-        elif self._sockets:
-            self.recorder = Recorder(clock)
+        spans = Spans() if settings.spans else None
+        if slow_ms is not None or spans is not None or self._sockets:
+            self.recorder = Recorder(
+                clock,
+                slow_ns_min=None if slow_ms is None else slow_ms * _NS_PER_MS,
+                on_slow=None if slow_ms is None else SlowRequests(time.monotonic).tell,
+                on_traced=None if spans is None else spans.tell,
+            )
         if self._sockets:
             self._fsyncs = FsyncDurations(adaptive_fsync, clock)
             self.timed = self._fsyncs.timed

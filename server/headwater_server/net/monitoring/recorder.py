@@ -19,7 +19,8 @@ from headwater_server.net.session.failed_requests import COMMITS, ServeAgain
 
 Handler = Callable[[Any, int, list[Any]], bytes | None]
 
-OnSlow = Callable[[str, Any, list[Any], int, int, WorkBudget | None], None]
+OnSlow = Callable[[str, Any, list[Any], int, int, WorkBudget | None, str], None]
+OnTraced = Callable[[str, Any, str, int, str], None]
 
 RECORDS_BUCKETS: Final = 14
 """Buckets of the number of records in a group: 1, 2, 4, … 8192."""
@@ -47,12 +48,16 @@ class Recorder:
         *,
         slow_ns_min: int | None = None,
         on_slow: OnSlow | None = None,
+        on_traced: OnTraced | None = None,
     ) -> None:
         """*clock* is monotonic, in nanoseconds.
 
         *on_slow* is called with each request that took *slow_ns_min* or longer: its operation,
-        session and arguments, how long it was served, how long it waited for its sync, and the work
-        that it was charged for.
+        session and arguments, how long it was served, how long it waited for its sync, the work
+        that it was charged for, and its traceparent or "".
+
+        *on_traced* is called with each request that belongs to a trace: its operation, session,
+        traceparent, duration, and the code of its error or "".
         """
         assert (slow_ns_min is None) == (on_slow is None), "a bound, and what to do above it"
         self.clock = clock
@@ -60,9 +65,10 @@ class Recorder:
         self.failed: dict[tuple[str, str], int] = {}
         self.groups = Histogram(1, RECORDS_BUCKETS)
         self.begun_before: dict[Any, tuple[int, int]] = {}
-        self.tells_slow = slow_ns_min is not None
+        self.tells = slow_ns_min is not None or on_traced is not None
         self._slow_ns_min = slow_ns_min if slow_ns_min is not None else 1 << 60
         self._on_slow = on_slow
+        self._on_traced = on_traced
         self._waiting: list[Waiting] = []
         self._published = 0
 
@@ -104,12 +110,9 @@ class Recorder:
                 break
             took = now - each[1]
             each[2].durations.add(took)
-            slow = each[3]
-            if slow is not None and took >= self._slow_ns_min:
-                served = slow.ended - each[1]
-                self.tell_slow(
-                    each[2].name, slow.session, slow.arguments, served, took - served, slow.work
-                )
+            served = each[3]
+            if served is not None:
+                self.tell(each[2].name, served, served.ended - each[1], took)
 
     def fail(self, name: str, code: str) -> None:
         """Count a failed request."""
@@ -130,39 +133,53 @@ class Recorder:
         before = self.begun_before.pop(session, None)
         return before[1] if before is not None and before[0] == request_id else began
 
-    def is_slow(self, took_ns: int) -> bool:
-        """Whether a request that took this long is to be told of."""
-        return took_ns >= self._slow_ns_min
+    def wants(self, session: Any, took_ns: int) -> bool:
+        """Whether a request may have to be told of: it was slow, or its client sends traces."""
+        return took_ns >= self._slow_ns_min or session.traces is not None
 
-    def tell_slow(
-        self,
-        name: str,
-        session: Any,
-        arguments: list[Any],
-        served_ns: int,
-        waited_ns: int,
-        work: WorkBudget | None,
-    ) -> None:
-        """Tell of a slow request."""
-        if self._on_slow is not None:
-            self._on_slow(name, session, arguments, served_ns, waited_ns, work)
+    def tell(self, name: str, served: "Served", served_ns: int, took_ns: int) -> None:
+        """Tell of a request that is answered, if it was slow or belongs to a trace."""
+        is_slow = took_ns >= self._slow_ns_min
+        traces = served.session.traces
+        traceparent = "" if traces is None else traces.of(served.request_id)
+        if is_slow and self._on_slow is not None:
+            waited_ns = took_ns - served_ns
+            self._on_slow(
+                name,
+                served.session,
+                served.arguments,
+                served_ns,
+                waited_ns,
+                served.work,
+                traceparent,
+            )
+        if traceparent and self._on_traced is not None:
+            self._on_traced(name, served.session, traceparent, took_ns, served.code)
 
 
 class Served:
-    """What is told of a request if it turns out to be slow."""
+    """What is told of a request if it turns out to be slow, or belongs to a trace."""
 
     def __init__(
-        self, ended: int, session: Any, arguments: list[Any], work: WorkBudget | None
+        self,
+        ended: int,
+        session: Any,
+        request_id: int,
+        arguments: list[Any],
+        work: WorkBudget | None,
+        code: str = "",
     ) -> None:
         self.ended = ended
         self.session = session
+        self.request_id = request_id
+        self.code = code
         self.arguments = arguments
         self.work = work
 
 
 Waiting = tuple[int, int, "TimedHandler", Served | None]
 """A request that waits for a sync: its sequence number, when it began, its operation, and what is
-told of it if it is slow."""
+told of it."""
 
 
 class MeasuredPublish:
@@ -211,35 +228,38 @@ class TimedHandler:
             if self._waits:
                 sequencer = self._sequencer
                 served: Served | None = None
-                if recorder.tells_slow:
+                if recorder.tells:
                     work = sequencer.planner.work if self._plans else None
-                    served = Served(recorder.clock(), session, arguments, work)
+                    served = Served(recorder.clock(), session, request_id, arguments, work)
                 recorder.wait((sequencer.sequence, began, self, served))
             return None
         took = recorder.clock() - began
         self.durations.add(took)
-        if recorder.tells_slow and recorder.is_slow(took):
+        if recorder.tells and recorder.wants(session, took):
             work = self._sequencer.planner.work if self._plans else None
-            recorder.tell_slow(self.name, session, arguments, took, 0, work)
+            recorder.tell(self.name, Served(0, session, request_id, arguments, work), took, took)
         return answer
 
     def _failed(
         self, session: Any, request_id: int, arguments: list[Any], began: int, error: Exception
     ) -> None:
         recorder = self._recorder
+        code = "internal_error"
         if isinstance(error, HeadwaterError):
-            recorder.fail(self.name, error.code)
+            code = error.code
+            recorder.fail(self.name, code)
         elif isinstance(error, ServeAgain):
             # The request is not done. Its session serves it again, before all others.
             recorder.note_begun(session, request_id, began)
             return
         else:
             # A disk that cannot be read fails the request; anything else ends the process.
-            recorder.fail(self.name, "internal_error")
+            recorder.fail(self.name, code)
         if recorder.begun_before:
             began = recorder.begun(session, request_id, began)
         took = recorder.clock() - began
         self.durations.add(took)
-        if recorder.is_slow(took):
+        if recorder.tells and recorder.wants(session, took):
             work = self._sequencer.planner.work if self._plans else None
-            recorder.tell_slow(self.name, session, arguments, took, 0, work)
+            served = Served(0, session, request_id, arguments, work, code)
+            recorder.tell(self.name, served, took, took)

@@ -43,6 +43,7 @@ class SlowRequests:
         served_ns: int,
         waited_ns: int,
         work: WorkBudget | None,
+        traceparent: str = "",
     ) -> None:
         """Log a request, unless too many were logged in this second."""
         second = int(self._monotonic())
@@ -64,7 +65,14 @@ class SlowRequests:
             asked=asked(name, arguments),
             work=None if work is None else charged(work),
             left_out=left_out,
+            **({"trace_id": trace_id_of(traceparent)} if traceparent else {}),
         )
+
+
+def trace_id_of(traceparent: str) -> str:
+    """The id of the trace: the second part of `00-TRACE-SPAN-FLAGS`."""
+    parts = traceparent.split("-")
+    return parts[1] if len(parts) > 1 else traceparent
 
 
 def _ms(ns: int) -> float:

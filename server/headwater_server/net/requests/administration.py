@@ -10,6 +10,7 @@ from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.session.account_changes import Concerns, nobody_logged_in, role, user
 from headwater_server.net.session.authentication import check_name
 from headwater_server.net.session.session import Session
+from headwater_server.net.session.traces import Traces
 
 
 def stats(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
@@ -37,6 +38,16 @@ def conflicts(session: Session, request_id: int, arguments: list[Any]) -> bytes:
         None if sees_all else session.user_number,
     )
     return session.connection.answer(request_id, found)
+
+
+def trace(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """Remember to which trace the next requests belong. They are those with the next ids."""
+    traceparent, requests = arguments
+    if requests and session.service.tells_traces:
+        if session.traces is None:
+            session.traces = Traces()
+        session.traces.announce(request_id + 1, requests, traceparent)
+    return session.connection.answer(request_id, None)
 
 
 def backup(session: Session, request_id: int, arguments: list[Any]) -> None:

@@ -92,6 +92,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "connection_list": connections.connection_list,
     "connection_close": connections.connection_close,
     "conflicts": administration.conflicts,
+    "trace": administration.trace,
     "user_set": identified(administration.user_set, _account),
     "user_remove": identified(administration.user_remove, _account),
     "user_list": administration.user_list,

@@ -33,6 +33,7 @@ from headwater_server.net.service import Service
 from headwater_server.net.session import failed_requests as failed
 from headwater_server.net.session.authentication import Exchange
 from headwater_server.net.session.memory_budget import FREE_SIZE
+from headwater_server.net.session.traces import Traces
 from headwater_server.net.session.waiting_answers import Answer, WaitingAnswers, last_with
 
 _log = structlog.get_logger(__name__)
@@ -50,6 +51,7 @@ class Session:
         peer: the client's address, for logs.
         client: what the client calls itself in hello.
         knows_nodes: whether it expects the node in the answers to hello and ping.
+        traces: of the requests that belong to traces; None: the client has sent none.
         account: the user, once authenticated.
         user_number: the user's number, recorded with commits; 0 without a user.
         connection: the protocol's state of this connection.
@@ -70,8 +72,8 @@ class Session:
     def __init__(self, service: Service, *, peer: str, notify: Callable[[], None]) -> None:
         self.service = service
         self.peer = peer
-        self.client = ""
-        self.knows_nodes = False
+        self.client, self.knows_nodes = "", False
+        self.traces: Traces | None = None
         self.account: Account | None = None
         self.user_number = self.authentications_failed = 0
         self.exchange: Exchange | None = None
@@ -79,19 +81,17 @@ class Session:
         self.feeds: dict[int, Channel] = {}
         self.output_size = self._sent_part = 0
         self.output_blocked = self.suspended = self.waiting_to_write = False
-        self.wants_input = True
-        self.runnable = False
+        self.wants_input, self.runnable = True, False
         self.ended = self.closing = self.aborted = self.closed = False
         self._settings = service.settings.session
         self._output_bounded_size = min(self._settings.output_pause_size, FREE_SIZE)
         self._budget = service.memory_budget
         self._charged = self._paused = self.notified = False
-        self._backlog_size = self._partial_size = 0
         self._notify = notify
         self._output: list[bytes | memoryview] = []
         self._backlog: deque[Received] = deque()
         self._waiting: list[WaitingAnswers] = []
-        self._waiting_count = self.held_for_commit = 0
+        self._waiting_count = self.held_for_commit = self._backlog_size = self._partial_size = 0
         self._end_reason: tuple[int, HeadwaterError] | None = None
 
     def __str__(self) -> str:
