@@ -133,7 +133,7 @@ NODES: Final = (
         FileWriteAheadLog,
         "_append_packed",
         without_syncs,
-        NODES_LOSS,
+        NODES_LOSS + "|DamagedFile",
         "nodes",
     ),
     Mutant(
