@@ -95,7 +95,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 def _wait(port: int) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while True:
         try:
             psycopg.connect(f"postgresql://postgres@127.0.0.1:{port}/postgres").close()
