@@ -17,13 +17,13 @@ from headwater_server.engine.format.event_ids import (
     META_EVENT_IDS,
     Indexed,
     bucket_key,
-    first_event,
     given_key,
     given_value,
     indexed_value,
     parse_given,
     parse_indexed,
 )
+from headwater_server.engine.format.index_keys import NUMBER, id_bucket_end
 from headwater_server.engine.pacing import YieldGil
 from headwater_server.engine.state.memtable import MemTable
 from headwater_server.storage.store.interface import Family, StateStore
@@ -94,16 +94,24 @@ class EventIdWriter:
     def write_derived(self, found: Iterable[FirstEvent]) -> None:
         """Write where the events of transactions begin."""
         buckets: dict[bytes, list[bytes]] = {}
+        first_id, last_id = b"\xff", b""
+        bucket: list[bytes] = []
+        pack = NUMBER.pack
         for transaction, position in found:
-            key = bucket_key(transaction)
-            buckets.setdefault(key, []).append(first_event(transaction, position))
+            # Ids are almost in the order of time, so the next one is in the same entry.
+            if not first_id <= transaction <= last_id:
+                key = bucket_key(transaction)
+                if len(key) == 1 + 16:
+                    # It shares no entry, so there is nothing to look up.
+                    self._put(key, pack(position))
+                    continue
+                first_id, last_id = key[1:], id_bucket_end(key[1:])
+                bucket = buckets.setdefault(key, [])
+            bucket.append(transaction + pack(position))
         for keys in chunks(buckets, _BUCKETS):
             entries = self._store.get_many(Family.INDEX, keys)
             for key, entry in zip(keys, entries, strict=True):
-                if len(key) == 1 + 16:
-                    self._put(key, buckets[key][0][16:])
-                else:
-                    self._put_in_bucket(key, entry or b"", buckets[key])
+                self._put_in_bucket(key, entry or b"", buckets[key])
             self._batches.write()
 
     def _put_in_bucket(self, key: bytes, entry: bytes, members: list[bytes]) -> None:

@@ -73,11 +73,6 @@ def bucket_key(transaction: bytes) -> bytes:
     return FIRST_EVENT + id_bucket_key(transaction)
 
 
-def first_event(transaction: bytes, position: int) -> bytes:
-    """The member of an entry for one transaction."""
-    return transaction + NUMBER.pack(position)
-
-
 def parse_first_events(key: bytes, entry: bytes) -> list[tuple[bytes, int]]:
     """The transactions of an entry of "d", each with the position of its first event."""
     if not entry:
