@@ -124,6 +124,18 @@ def test_every_page_fits_its_width_and_runs_without_errors(tab: Tab, width: int)
         assert wide <= width, f"{address} is {wide} pixels wide"
 
 
+def test_each_button_of_a_parked_event_is_on_a_telephone(tab: Tab) -> None:
+    # The second one was cut off: both stood on one line, in a cell that hid what did not fit.
+    tab.page.set_viewport_size({"width": 390, "height": 844})
+    tab.open("/consumers?projection=totals")
+    buttons = tab.page.locator(".acts-cell .btn").all()
+    assert len(buttons) >= 2
+    for button in buttons:
+        box = button.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= 390
+
+
 def test_the_handle_of_the_time_bar_is_dragged_and_back_undoes_it(tab: Tab) -> None:
     tab.open("/stream?name=account-1")
     box = tab.page.locator("#track").bounding_box()
