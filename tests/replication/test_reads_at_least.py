@@ -1,6 +1,6 @@
 """Reads that wait for a commit, and what hello and ping say of a node."""
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import trio
@@ -31,12 +31,30 @@ REQUESTS: dict[str, list[Any]] = {
     "load": ["a-1", "", 0, None, None],
     "commit_at": [0],
     "position_before": [0],
-    "read_commits": [None, 10],
+    "read_commits": [None, 10, False],
     "read_snapshots": [None, 10, None],
     "list_streams": ["", None, 10, None],
     "list_categories": [None, 10, None],
     "find_event": [bytes(16), None],
+    "key_history": [b"k", 0, 10, None],
+    "stream_history": ["a-1", 0, 10, None],
+    "read_commit": [1],
+    "commit_changes": [1, b"", None, 10],
+    "count_commits": ["time", None, None, 10],
+    "known_span": [],
+    "position_at": [1],
+    "list_snapshots": ["a-1", None, 10, None],
+    "scan_branches": [b"", None, 0, b"/", 100, 10, None],
+    "describe_streams": ["", None, 10, None],
 }
+
+OUTSIDE: Final = {
+    *("commit_at", "position_before", "read_commits", "read_snapshots"),
+    *("list_streams", "list_categories", "find_event"),
+    *("key_history", "stream_history", "read_commit", "commit_changes", "count_commits"),
+    *("known_span", "position_at", "list_snapshots", "scan_branches", "describe_streams"),
+}
+"""Requests that no transaction may contain."""
 
 
 async def greeted(client: Client, *features: str) -> Any:
@@ -71,10 +89,7 @@ async def test_a_read_that_need_not_wait_answers_as_it_does_alone(name: str) -> 
         await server.put(client, b"k", b"v")
         await server.append(client, "a-1", b"one", b"two")
         arguments = REQUESTS[name]
-        in_transaction = name not in {
-            *("commit_at", "position_before", "read_commits", "read_snapshots"),
-            *("list_streams", "list_categories", "find_event"),
-        }
+        in_transaction = name not in OUTSIDE
         alone = await client.ask(name, *([None] if in_transaction else []), *arguments)
         commit, epoch, answer = await client.ask("read_at_least", 2, [name, *arguments], 0)
         assert commit == server.engine.published

@@ -58,7 +58,9 @@ def test_a_state_can_be_of_any_version_and_time(face: str, tmp_path: Path) -> No
         assert (loaded.version, len(loaded.events), loaded.is_whole) == (1, 1, True)
         with pytest.raises(headwater.InvalidArgument, match="is at version 6"):
             await totals.load(stream, version=7)
-        with pytest.raises(headwater.InvalidArgument, match="either version= or time="):
+        with pytest.raises(
+            headwater.InvalidArgument, match="give one of version=, time= and commit="
+        ):
             await totals.load(stream, version=1, time=times[0])
         await db.truncate(stream, before=4)
         async for snapshot in db.snapshots():

@@ -49,6 +49,8 @@ VALID: Final[dict[str, dict[str, Any]]] = {
     "newest_position": {},
     "version": {"stream": "s"},
     "load": {"stream": "s"},
+    "caused_by": {"event": UUID(int=1)},
+    "correlated": {"chain": UUID(int=1)},
 }
 """The methods of a transaction, with arguments that they accept."""
 
@@ -120,6 +122,7 @@ def server() -> Iterator[FakeServer]:
         server.on("read_stream", [7, 0, [], False])
         server.on("read_all", [7, 0, [], False])
         server.on("newest_position", [7, 0, False])
+        server.on("position_at", 0)
         server.on("load", [7, 0, None, [], False, 1])
         server.on("position_before", 0)
         yield server
