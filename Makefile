@@ -156,6 +156,10 @@ simulate-nodes: $(READY)  ## Simulate SEEDS worlds of three nodes from seed FROM
 torture-nodes: $(READY)  ## Kill leaders and followers, and promote, ROUNDS times (default: 50)
 	HEADWATER_FOLLOWER_ROUNDS=$${ROUNDS:-50} $(BIN)/pytest -q --timeout 7200 tests/replication/test_kills.py
 
+.PHONY: cluster-demo
+cluster-demo: $(READY)  ## Load flights into a cluster while nodes and NATS servers are killed
+	$(BIN)/python -m tests.cluster.demo
+
 torture-cluster: $(READY)  ## Kill and stop nodes and NATS servers for LENGTH seconds (3,600)
 	$(BIN)/python -m tests.cluster.torture --seconds $${LENGTH:-3600}
 

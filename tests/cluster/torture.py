@@ -61,15 +61,20 @@ class Answers:
 class RealCluster:
     """The processes."""
 
-    def __init__(self, directory: Path) -> None:
-        self.nats = NatsServers(directory / "nats", 3)
-        self.nats.start()
-        hosts = ",".join(url.removeprefix("nats://") for url in self.nats.urls)
+    def __init__(self, directory: Path, nats: NatsServers | None = None) -> None:
+        """*nats* are servers that run; None: three of its own."""
+        self._owns_nats = nats is None
+        if nats is None:
+            nats = NatsServers(directory / "nats", 3)
+            nats.start()
+        self.nats = nats
+        hosts = ",".join(url.removeprefix("nats://") for url in nats.urls)
+        stream = f"torture-{random.randrange(2**32)}" if not self._owns_nats else "torture"
+        log = ("--log", f"nats://{hosts}/{stream}", "--log-replicas", str(nats.replicas))
         self.nodes: dict[str, ServerProcess] = {}
         for name, port in zip(NAMES, free_ports(3), strict=True):
             (directory / name).mkdir()
-            options = (*SETTINGS, "--log", f"nats://{hosts}/torture")
-            node = ServerProcess(directory / name, options)
+            node = ServerProcess(directory / name, (*SETTINGS, *log))
             node.address = f"127.0.0.1:{port}"
             self.nodes[name] = node
         self.running: set[str] = set()
@@ -105,7 +110,8 @@ class RealCluster:
         for node in self.nodes.values():
             with contextlib.suppress(Exception):
                 node.kill()
-        self.nats.stop()
+        if self._owns_nats:
+            self.nats.stop()
 
 
 class Torture:
@@ -247,8 +253,8 @@ class Torture:
 
 
 @contextlib.contextmanager
-def real_cluster(directory: Path) -> Iterator[RealCluster]:
-    cluster = RealCluster(directory)
+def real_cluster(directory: Path, nats: NatsServers | None = None) -> Iterator[RealCluster]:
+    cluster = RealCluster(directory, nats)
     try:
         yield cluster
     finally:
