@@ -14,7 +14,7 @@ All that an application needs is in this module.
 
 from headwater.accounts.conflicts import RefusedTransaction
 from headwater.accounts.connections import ConnectionInfo, Connections, WhoAmI
-from headwater.accounts.nodes import NodeInfo
+from headwater.accounts.nodes import NodeInfo, Pong
 from headwater.accounts.rights import AuditRecord, Rights, UserRights
 from headwater.aggregates.aggregates import Aggregate, Aggregates, Decided
 from headwater.aggregates.blocking_aggregates import BlockingAggregates
@@ -120,7 +120,6 @@ from headwater.records import (
     Entry,
     Event,
     Loaded,
-    Pong,
     RecordedEvent,
     Snapshot,
     StoredSnapshot,

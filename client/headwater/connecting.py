@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from headwater.blocking.database import BlockingDatabase
 from headwater.codecs.codec import Codec, MsgpackCodec
@@ -11,7 +11,10 @@ from headwater.errors import InvalidArgument
 from headwater.transport.handshake import default_client_name
 from headwater.transport.runtime import Options
 from headwater.transport.tracing import Tracing
-from headwater_protocol.address import Address, parse_address
+from headwater_protocol.address import Addresses, parse_addresses
+
+ReadMode: TypeAlias = Literal["leader", "nearest", "follower"]
+"""Where a client of several nodes reads."""
 
 
 def connect(
@@ -23,6 +26,7 @@ def connect(
     ca_file: str | None = None,
     cert_file: str | None = None,
     key_file: str | None = None,
+    read: ReadMode | None = None,
     codec: Codec | None = None,
     connect_timeout: float = 10.0,
     request_timeout: float = 30.0,
@@ -36,19 +40,18 @@ def connect(
 
     Args:
         url: headwater://user:password@host:port, headwaters:// for TLS, or
-            headwater+unix:///path/of/the.sock.
+            headwater+unix:///path/of/the.sock; of several nodes headwater://a,b/?read=nearest.
         user, password: instead of those in the URL.
         tls: True: trust the certificates of the system and those of ca_file. Or an SSLContext.
         ca_file: a file of certificates to trust, in PEM.
-        cert_file, key_file: a certificate of the user, and its key if that is in another file. A
-            server that accepts it may need no password.
+        cert_file, key_file: a certificate of the user, instead of a password; its key, if apart.
+        read: where to read, of several nodes. Instead of that in the URL.
         codec: of values, event data and states. The default is MsgpackCodec.
         connect_timeout: seconds to connect and authenticate.
         request_timeout: seconds to wait for an answer.
         retry_timeout: seconds to keep retrying where that is safe: connecting, reads and writes
             outside of a transaction, `run`, subscriptions and memberships. 0: fail at once.
-        wait_for_server: whether entering the block waits up to retry_timeout for a server that is
-            about to start, or fails at once.
+        wait_for_server: whether entering the block waits up to retry_timeout, or fails at once.
         client_name: shown in the server's log.
         tracing: make spans of all requests with OpenTelemetry's API (`headwater[otel]`), and send
             the trace to the server.
@@ -60,7 +63,7 @@ def connect(
         ConnectionLost: no server answered. Raised when the block is entered.
         AuthenticationFailed: the server refused the user. Raised when the block is entered.
     """
-    address = parse_address(
+    addresses = parse_addresses(
         url,
         user=user,
         password=password,
@@ -68,10 +71,12 @@ def connect(
         ca_file=ca_file,
         cert_file=cert_file,
         key_file=key_file,
+        read=read,
     )
     return Database(
-        address,
+        addresses.nodes[0],
         _options(
+            addresses,
             codec,
             connect_timeout,
             request_timeout,
@@ -93,6 +98,7 @@ def connect_blocking(
     ca_file: str | None = None,
     cert_file: str | None = None,
     key_file: str | None = None,
+    read: ReadMode | None = None,
     codec: Codec | None = None,
     connect_timeout: float = 10.0,
     request_timeout: float = 30.0,
@@ -105,7 +111,7 @@ def connect_blocking(
 
     Arguments and errors are those of `connect`.
     """
-    address: Address = parse_address(
+    addresses = parse_addresses(
         url,
         user=user,
         password=password,
@@ -113,10 +119,12 @@ def connect_blocking(
         ca_file=ca_file,
         cert_file=cert_file,
         key_file=key_file,
+        read=read,
     )
     return BlockingDatabase(
-        address,
+        addresses.nodes[0],
         _options(
+            addresses,
             codec,
             connect_timeout,
             request_timeout,
@@ -129,6 +137,7 @@ def connect_blocking(
 
 
 def _options(
+    addresses: Addresses,
     codec: Codec | None,
     connect_timeout: float,
     request_timeout: float,
@@ -147,6 +156,10 @@ def _options(
             raise InvalidArgument(f"{name}: {seconds!r}; it must be a number of seconds above 0")
     if not _is_number(retry_timeout) or not retry_timeout >= 0:
         raise InvalidArgument(f"retry_timeout: {retry_timeout!r}; the minimum is 0 seconds")
+    if open_stream is not None and len(addresses.nodes) > 1:
+        raise InvalidArgument(
+            f"open_stream: it opens streams to one node, and the URL has {len(addresses.nodes)}"
+        )
     return Options(
         codec=MsgpackCodec() if codec is None else codec,
         connect_timeout=connect_timeout,
@@ -155,6 +168,8 @@ def _options(
         wait_for_server=wait_for_server,
         client_name=default_client_name() if client_name is None else client_name,
         tracing=Tracing() if tracing else None,
+        nodes=() if addresses.read is None else addresses.nodes,
+        read=addresses.read,
         open_stream=open_stream,
     )
 

@@ -17,6 +17,7 @@ from headwater.groups.administration import Groups
 from headwater.groups.membership import GROUP_CREDIT_DEFAULT, Membership
 from headwater.identifiers import new_transaction_id, transaction_bytes
 from headwater.locks.lock import Locking
+from headwater.nodes.routed_channel import open_channel
 from headwater.projections.host import Host
 from headwater.projections.models import ReadModel
 from headwater.projections.projections import (
@@ -84,10 +85,10 @@ class Database(Reads, History, CommitReads, SingleWrites, Consuming, Locking, Ad
         if self._runtime is None:
             self._runtime = running_runtime()
         await self._runtime.__aenter__()
-        self._opened_channel = Channel(self._runtime, self.address, self.options)
+        self._opened_channel = open_channel(self._runtime, self.address, self.options)
         try:
             now = self._runtime.now()
-            await self._opened_channel.connection(None if self.options.wait_for_server else now)
+            await self._opened_channel.enter(None if self.options.wait_for_server else now)
         except BaseException as error:
             await self._runtime.__aexit__(type(error), error, error.__traceback__)
             raise

@@ -405,14 +405,6 @@ class StoredSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Pong:
-    """The newest commit, and the time of the server's clock."""
-
-    commit: CommitNumber
-    time: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Backup:
     """A finished backup: its newest commit, the position of its newest event, its size in bytes."""
 

@@ -18,7 +18,7 @@ def test_ping_works_on_a_server_that_needs_a_user(tmp_path: Path) -> None:
         assert (row["address"], row["commit"]) == (server.address, 0)
         assert row["ms"] > 0
         assert run("user", "add", "ann", "--password-stdin", entered="secret\n")[0] == 0
-        unknown = {"address": server.address, "commit": None, "ms": None}
+        unknown = dict.fromkeys(row) | {"address": server.address}
         assert json.loads(run("ping", "--json")[1]) == unknown
         assert run("ping") == (0, f"{server.address}: up, and requires a user\n")
         assert run("ping", "--user", "ann", "--password", "secret")[0] == 0

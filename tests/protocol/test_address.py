@@ -9,7 +9,7 @@ import trustme
 
 import headwater
 from headwater.errors import InvalidArgument
-from headwater_protocol.address import Address, parse_address
+from headwater_protocol.address import Address, parse_address, parse_addresses
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,67 @@ def test_a_timeout_that_is_not_a_number_of_seconds_is_refused(name: str, seconds
     for make in (headwater.connect, headwater.connect_blocking):
         with pytest.raises(InvalidArgument, match=name):
             make(**{name: seconds})
+
+
+@pytest.mark.parametrize(
+    ("url", "nodes"),
+    [
+        ("headwater://a:1,b:2,c", [("a", 1), ("b", 2), ("c", 4323)]),
+        ("headwater://a,b/", [("a", 4323), ("b", 4323)]),
+        (
+            "headwater://[::1]:1,[fe80::1],127.0.0.1:3",
+            [("::1", 1), ("fe80::1", 4323), ("127.0.0.1", 3)],
+        ),
+        ("headwater://a:1,a:2", [("a", 1), ("a", 2)]),
+    ],
+)
+def test_a_url_may_have_the_addresses_of_several_nodes(
+    url: str, nodes: list[tuple[str, int]]
+) -> None:
+    parsed = parse_addresses(url)
+    assert [(each.host, each.port) for each in parsed.nodes] == nodes
+    assert parsed.read == "leader"
+
+
+def test_all_nodes_have_the_same_user_and_tls() -> None:
+    parsed = parse_addresses("headwaters://ann:a%2Cb%40c@a,b:9?read=nearest")
+    assert {(each.user, each.password) for each in parsed.nodes} == {("ann", "a,b@c")}
+    assert parsed.nodes[0].tls is parsed.nodes[1].tls is not None
+    assert parsed.read == "nearest"
+
+
+def test_one_address_is_asked_alone_unless_the_url_says_where_to_read() -> None:
+    assert parse_addresses("headwater://a").read is None
+    assert parse_addresses("headwater://a?read=leader").read == "leader"
+    assert parse_addresses("headwater+unix:///a.sock?read=follower").read == "follower"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("headwater://a,,b", "url: address 2 of 3 is empty"),
+        ("headwater://,a", "url: address 1 of 2 is empty"),
+        ("headwater://a:1,b:x", "url: address 2 of 2: b:x: Port could not be cast"),
+        ("headwater://a:1,b:70000", "url: address 2 of 2: b:70000: Port out of range"),
+        (
+            "headwater://a,::1",
+            "url: address 2 of 2: ::1: .*; an IPv6 address is written in brackets",
+        ),
+        ("headwater://a:1,b,a:1", "url: address 3 of 3: a:1 is the same as address 1"),
+        ("headwater://a,b?read=any", "url: read=any; known: leader, nearest, follower"),
+        ("headwater://a,b/path", "url: unexpected path '/path' after the host"),
+        (
+            "headwater://" + ",".join(f"h{n}" for n in range(17)),
+            "url: 17 addresses; allowed are 16",
+        ),
+    ],
+)
+def test_an_address_that_is_wrong_is_refused_with_its_place(url: str, message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        parse_addresses(url)
+
+
+@pytest.mark.parametrize("url", ["headwater://a,b", "headwater://a?read=nearest"])
+def test_who_needs_one_node_refuses_several(url: str) -> None:
+    with pytest.raises(InvalidArgument, match="url: "):
+        parse_address(url)

@@ -5,7 +5,7 @@ import trio
 from trio.testing import MockClock
 
 from headwater_protocol.errors import CommitUnknown, InvalidArgument, NotLeader
-from headwater_server.engine.replication.leadership import term_of
+from headwater_protocol.numbers import term_of
 from tests.engine.replication.test_applier import assert_equal
 from tests.replication.nodes import Node, cluster
 from tests.replication.test_following import fill

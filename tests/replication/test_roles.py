@@ -14,7 +14,7 @@ from headwater_protocol.errors import (
     NotLeader,
     ReadOnly,
 )
-from headwater_server.engine.replication.leadership import term_of
+from headwater_protocol.numbers import term_of
 from headwater_server.storage.files.node_file import read_node
 from headwater_server.storage.wal.interface import WalIndex
 from tests.engine.replication.test_applier import assert_equal

@@ -7,11 +7,11 @@ from uuid import UUID
 
 from headwater.accounts.conflicts import RefusedTransaction, refused_of
 from headwater.accounts.connections import Connections
-from headwater.accounts.nodes import NodeInfo, node_of
+from headwater.accounts.nodes import NodeInfo, Pong, node_of, pong_of
 from headwater.accounts.rights import Rights
 from headwater.errors import InvalidArgument
 from headwater.identifiers import transaction_bytes
-from headwater.records import Backup, Committed, Pong, time_of
+from headwater.records import Backup, Committed
 from headwater.transport.channel import Channel
 from headwater.transport.handshake import verifier
 from headwater_protocol.fields import Integer
@@ -30,9 +30,8 @@ class Administration(ABC):
         """The connections to the server."""
 
     async def ping(self) -> Pong:
-        """Ask for the newest commit and the server's clock."""
-        commit, time = await self._channel.read("ping")
-        return Pong(commit, time_of(time))
+        """Ask for the newest commit, the server's clock, and what the server is."""
+        return pong_of(*await self._channel.read("ping"))
 
     async def stats(self) -> dict[str, Any]:
         """The statistics of the server, by name."""
@@ -44,8 +43,21 @@ class Administration(ABC):
         return Backup(*await (await self._channel.connection()).ask("backup", name))
 
     async def node(self) -> NodeInfo:
-        """The role of the node that this database is connected to, and how far it is behind."""
+        """The role of the node that this database is connected to, and how far it is behind.
+
+        Of several nodes, it is the one that leads.
+        """
         return node_of(*await self._channel.read("node"))
+
+    async def nodes(self) -> dict[str, NodeInfo | None]:
+        """The nodes that are known, by address; None for one that cannot be reached.
+
+        These are the nodes of the URL, and those that they have named.
+        """
+        return {
+            str(address): None if told is None else node_of(*told)
+            for address, told in await self._channel.survey()
+        }
 
     async def wait_commit(
         self,
@@ -73,8 +85,10 @@ class Administration(ABC):
         """Make this node, a follower, the leader. See docs/guide/followers.md.
 
         Raises:
-            InvalidArgument: the node was deposed.
+            InvalidArgument: the node was deposed; or the URL has several, and does not say which.
         """
+        if self._channel.options.read is not None:
+            raise InvalidArgument("promote: connect to the one node that is to lead, and no other")
         await (await self._channel.connection()).ask("promote")
         return await self.node()
 

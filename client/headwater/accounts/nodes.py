@@ -1,7 +1,11 @@
 """What a node says of itself: its role, and how far it is behind its leader."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
+
+from headwater.records import time_of
+from headwater_protocol.numbers import CommitNumber
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +29,34 @@ class NodeInfo:
     lag: timedelta | None
 
 
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a ping.
+
+    Attributes:
+        commit: the newest that readers see.
+        time: of the server's clock.
+        node: what the server is; None: it is older than followers are, and leads.
+    """
+
+    commit: CommitNumber
+    time: datetime
+    node: NodeInfo | None = None
+
+
+def pong_of(commit: CommitNumber, time: int, node: list[Any] | None = None, *_: Any) -> Pong:
+    """The record of an answer to `ping`."""
+    return Pong(commit, time_of(time), None if node is None else node_of(*node))
+
+
 def node_of(
-    role: str, leader: str | None, commit: int, epoch: int, lag_commits: int, lag_us: int | None
+    role: str,
+    leader: str | None,
+    commit: int,
+    epoch: int,
+    lag_commits: int,
+    lag_us: int | None,
+    *_: Any,
 ) -> NodeInfo:
     """The record of an answer to `node`."""
     lag = None if lag_us is None else timedelta(microseconds=lag_us)

@@ -6,10 +6,10 @@ from uuid import UUID
 
 from headwater.accounts.administration import Administration
 from headwater.accounts.conflicts import RefusedTransaction
-from headwater.accounts.nodes import NodeInfo
+from headwater.accounts.nodes import NodeInfo, Pong
 from headwater.blocking.connections import BlockingConnections
 from headwater.blocking.rights import BlockingRights
-from headwater.records import Backup, Committed, Pong
+from headwater.records import Backup, Committed
 from headwater.transport.stepping import step
 
 
@@ -20,7 +20,7 @@ class BlockingAdministration:
         self._core = core
 
     def ping(self) -> Pong:
-        """Ask for the newest commit and the server's clock."""
+        """Ask for the newest commit, the server's clock, and what the server is."""
         return step(self._core.ping())
 
     def stats(self) -> dict[str, Any]:
@@ -32,8 +32,18 @@ class BlockingAdministration:
         return step(self._core.backup(name))
 
     def node(self) -> NodeInfo:
-        """The role of the node that this database is connected to, and how far it is behind."""
+        """The role of the node that this database is connected to, and how far it is behind.
+
+        Of several nodes, it is the one that leads.
+        """
         return step(self._core.node())
+
+    def nodes(self) -> dict[str, NodeInfo | None]:
+        """The nodes that are known, by address; None for one that cannot be reached.
+
+        These are the nodes of the URL, and those that they have named.
+        """
+        return step(self._core.nodes())
 
     def wait_commit(self, commit: int | Committed, *, timeout: float = 30.0) -> int:
         """Wait until this node shows a commit to readers; return its newest commit.
@@ -53,7 +63,7 @@ class BlockingAdministration:
         """Make this node, a follower, the leader. See docs/guide/followers.md.
 
         Raises:
-            InvalidArgument: the node was deposed.
+            InvalidArgument: the node was deposed; or the URL has several, and does not say which.
         """
         return step(self._core.promote())
 

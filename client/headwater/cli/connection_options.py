@@ -16,6 +16,7 @@ a server.
 import functools
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,6 +27,7 @@ from headwater.codecs.codec import Codec
 from headwater.connecting import connect, connect_blocking
 from headwater.database import Database
 from headwater.errors import InvalidArgument
+from headwater_protocol.address import Addresses, parse_addresses
 from headwater_protocol.limits import PORT_DEFAULT
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,21 +61,42 @@ class Connector:
         }
 
     def connect(
-        self, *, codec: Codec | None = None, answer_timeout: float | None = None
+        self,
+        *,
+        codec: Codec | None = None,
+        answer_timeout: float | None = None,
+        at_leader: bool = False,
     ) -> BlockingDatabase:
         """Make the database. It connects when the block is entered.
 
         Args:
             codec: of values, event data and states.
             answer_timeout: seconds to wait for an answer, instead of --timeout.
+            at_leader: of several nodes, read at the leader, whatever the URL says.
         """
         options = dict(self._options)
+        if at_leader and self.addresses().read is not None:
+            options["read"] = "leader"
         if answer_timeout is not None:
             options["request_timeout"] = answer_timeout
         try:
             return connect_blocking(self.url, codec=codec, **options)
         except InvalidArgument as error:
             raise click.UsageError(str(error)) from error
+
+    def addresses(self) -> Addresses:
+        """The addresses in the URL."""
+        names = ("user", "password", "ca_file", "cert_file", "key_file")
+        try:
+            return parse_addresses(self.url, **{name: self._options[name] for name in names})
+        except InvalidArgument as error:
+            raise click.UsageError(str(error)) from error
+
+    def connect_each(self) -> list[BlockingDatabase]:
+        """Make a database for each address of the URL, which asks that node alone."""
+        addresses = self.addresses()
+        options = replace(self.connect().options, nodes=(), read=None)
+        return [BlockingDatabase(address, options) for address in addresses.nodes]
 
     def connect_async(
         self, *, codec: Codec | None = None, user: str | None = None, password: str | None = None
@@ -137,7 +160,8 @@ _OPTIONS: Final = (
         default=f"headwater://localhost:{PORT_DEFAULT}",
         envvar="HEADWATER_URL",
         show_envvar=True,
-        help="The server: headwater://, headwaters:// or headwater+unix://",
+        help="The server: headwater://, headwaters:// or headwater+unix://. Several nodes: "
+        "headwater://a,b,c/?read=leader, nearest or follower.",
     ),
     click.option(
         "--user",

@@ -91,6 +91,7 @@ class Readings:
             f"{figures['server']}   commit {figures['commit']:,}   position "
             f"{figures['position']:,}   {state}"
             + ("   checkpoint runs" if figures["checkpoint_running"] else "")
+            + _shown_role(figures.get("replication", {}))
         )
         table = Table(show_header=False, box=None, pad_edge=False)
         table.add_column()
@@ -140,6 +141,18 @@ def top(connector: Connector, interval: float, count: int | None) -> None:
                 lags.append(("projection", name, lag))
             lags.sort(key=lambda row: -row[2])
             live.update(readings.shown(figures, lags), refresh=True)
+
+
+def _shown_role(replication: Figures) -> str:
+    """What the node is in a set of nodes; empty for a server alone."""
+    role = replication.get("role", "leader")
+    if role == "leader":
+        count = len(replication.get("followers", ()))
+        return f"   leader of {count}" if count else ""
+    lag = replication.get("lag")
+    age = "" if lag is None else f", {lag:.1f} s"
+    behind = f"{replication['lag_commits']:,} commits{age} behind"
+    return f"   {role} of {replication.get('leader')}, {behind}"
 
 
 def _times(interval: float, count: int | None) -> Iterator[None]:

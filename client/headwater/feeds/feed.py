@@ -20,7 +20,7 @@ from collections import deque
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from headwater.errors import ConnectionLost, HeadwaterError, InvalidArgument
+from headwater.errors import ConnectionLost, HeadwaterError, InvalidArgument, PositionNotReached
 from headwater.transport.backoff import PAUSE_FIRST, PAUSE_MAX, Backoff
 from headwater.transport.channel import Channel
 from headwater.transport.connection import Connection, Reply
@@ -52,6 +52,8 @@ class Feed(ABC, Generic[Q]):
         # several threads may settle deliveries, and a deque needs no lock.
         self._owed: deque[int] = deque()
         self._stop = Stop()
+        # Whether the leader is needed, if there are several nodes.
+        self._leading = False
 
     # What differs between feeds.
 
@@ -194,8 +196,8 @@ class Feed(ABC, Generic[Q]):
 
     # Opening and reopening.
 
-    async def _open(self, until: float) -> None:
-        connection = await self._channel.own_connection(until)
+    async def _open(self, until: float, *, leading: bool) -> None:
+        connection = await self._channel.own_connection(until, leading=leading)
         # Reset before asking. The first pushes may come with the answer, and be delivered before
         # this task goes on; if the feed ended among them, that must not be forgotten.
         self._ended = None
@@ -232,10 +234,17 @@ class Feed(ABC, Generic[Q]):
         runtime = self._channel.runtime
         until = runtime.now() + self._channel.options.retry_timeout
         backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
+        leading = self._leading
         while True:
             try:
-                await self._open(until)
+                await self._open(until, leading=leading)
                 return
+            except PositionNotReached:
+                # A follower may lack a position that the leader has.
+                if leading or self._channel.at_leader is self._channel:
+                    raise
+                leading = True
+                continue
             except HeadwaterError as error:
                 pause = backoff.next()
                 if not error.retryable or runtime.now() + pause >= until:

@@ -56,6 +56,7 @@ class KeyFeed(ItemFeed[KeyItem]):
                     if not more:
                         self._queue.append(["changes", commit, self._partial])
                         self._received = commit
+                        self._channel.note_seen(commit)
                         self._partial = []
                 return True
             case _:

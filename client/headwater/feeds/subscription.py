@@ -109,8 +109,9 @@ class Subscription(ItemFeed[EventItem]):
 
     def _accept(self, payload: list[Any]) -> bool:
         match payload:
-            case ["events", [*_, [int(position), *_]]]:
+            case ["events", [*_, [int(position), _, _, int(commit), *_]]]:
                 self._received = position
+                self._channel.note_seen(commit)
                 self._queue.append(payload)
                 return True
             case _:

@@ -55,6 +55,7 @@ class Membership(Feed[Delivery], AsyncIterator[Delivery]):
         if not 1 <= credit <= DELIVERIES_MAX:
             raise InvalidArgument(f"join: credit: {credit}; allowed are 1 to {DELIVERIES_MAX}")
         super().__init__(channel, word="membership", credit=credit)
+        self._leading = True
         self.group = group
         self.caught_up: Position | None = None
         self._codec = codec
@@ -149,6 +150,8 @@ class Membership(Feed[Delivery], AsyncIterator[Delivery]):
         match payload:
             case ["deliveries", [*rows], *_]:
                 self.caught_up = None
+                for row in rows:
+                    self._channel.note_seen(row[2][3])
                 self._queue += [self._delivery(row) for row in rows]
             case ["lost", [*tokens], *_]:
                 self._note_lost(set(tokens))

@@ -52,7 +52,8 @@ class Place:
         self.name = name
         self.number = 0
         self.renewed = 0.0
-        self._channel = channel
+        # The line is where places are taken and given up.
+        self._channel = channel.at_leader
         self._ttl = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
         if not self._ttl >= TTL_MIN:
             raise InvalidArgument(f"lock: ttl: {ttl}; the minimum is {TTL_MIN} s")

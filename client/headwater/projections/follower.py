@@ -143,7 +143,9 @@ class Follower:
         self.projection = projection
         self.build = build
         self.position = 0
-        self.channel: Channel = host.channel
+        # Progress is read where it is written. Events may come from any node.
+        self.channel: Channel = host.channel.at_leader
+        self._feeds: Channel = host.channel
         self._codec: Codec = host.codec
         self._failures = Failures() if failures is None else failures
         self._parked: dict[str, ParkedStream] = {}
@@ -162,7 +164,7 @@ class Follower:
         """
         self.position = (await self.run(self.progress_in)).position
         feed = RowSubscription(
-            self.channel,
+            self._feeds,
             self._codec,
             after=self.position,
             wanted=dict(self.projection.wanted),

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from headwater.codecs.codec import Codec, MsgpackCodec, decode_with
-from headwater.errors import ConnectionLost, InvalidArgument
+from headwater.errors import InvalidArgument
 from headwater.reads.pages import Fetch, KeyPages, Pages
 from headwater.reads.reads import Reads
 from headwater.transactions.transaction import Transaction
@@ -172,16 +172,7 @@ class ReadModel:
     async def _both(self, *keys: bytes) -> list[Any]:
         """Read keys one after the other, in one round trip."""
         assert self._channel is not None
-        channel = self._channel
-        requests = [("get", None, key) for key in keys]
-        connection = await channel.connection()
-        try:
-            return await connection.exchange(requests)
-        except ConnectionLost:
-            # A dead idle connection is noticed only when it is used, so one retry is worth it.
-            if not connection.closed:
-                raise
-        return await (await channel.connection()).exchange(requests)
+        return await self._channel.read_together([("get", None, key) for key in keys])
 
 
 class ReadModelPages(ModelPages):

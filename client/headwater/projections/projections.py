@@ -185,7 +185,7 @@ class Projections:
         """The names of all projections that ever ran on this database."""
         first, last = key_range(("$projection",), None, None)
         pages = KeyPages(
-            self._host().channel.fetch, RECORDS, first, last, reverse=False, limit=None
+            self._host().channel.at_leader.fetch, RECORDS, first, last, reverse=False, limit=None
         )
         return [str(key[1]) async for key, _ in pages if len(key) == 2]
 
@@ -207,7 +207,7 @@ class Projections:
         events, seconds = 0, 0.0
         if rows:
             events = newest - progress.position
-            _, now = await self._host().channel.read("ping")
+            _, now, *_ = await self._host().channel.read("ping")
             seconds = max(0.0, (now - rows[0][4]) / 1_000_000)
         return ProjectionStatus(
             tx.name,

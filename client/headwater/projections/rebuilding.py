@@ -172,7 +172,9 @@ async def _check_truncated(host: Host, projection: Projection) -> None:
     truncated: list[list[Any]] = []
     wanted = projection.wanted
     prefixes = [wanted[key] for key in ("stream", "category", "prefix") if key in wanted]
-    async for info in StreamPages(host.channel.read, max(prefixes, key=len, default=""), newest):
+    async for info in StreamPages(
+        host.channel.at_leader.read, max(prefixes, key=len, default=""), newest
+    ):
         if info.first > info.begins and _is_selected(info.stream, wanted):
             truncated.append([info.stream, info.first, info.begins])
             if len(truncated) == TRUNCATED_TOLD_MAX:

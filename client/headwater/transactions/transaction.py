@@ -152,6 +152,7 @@ class Transaction(Writes, Reads):
 
     def settle(self, committed: Committed) -> None:
         """Record that the transaction has committed, as `status` said."""
+        self._channel.note_seen(committed.commit)
         self._committed = committed
         self.settle_deliveries()
 
@@ -163,7 +164,7 @@ class Transaction(Writes, Reads):
         return committed_from(payload[0])
 
     async def _commit_begun(self) -> Committed:
-        connection = self._connection or await self._channel.connection(self._until)
+        connection = self._connection or await self._reach()
         if connection.closed:
             # The commit was not sent yet, so its outcome is known: it did not happen.
             raise connection.lost()
@@ -191,7 +192,15 @@ class Transaction(Writes, Reads):
             if sent:
                 note_unknown(error, self._bytes)
             raise
-        return committed_from(payloads[-1])
+        committed = committed_from(payloads[-1])
+        self._channel.note_seen(committed.commit)
+        return committed
+
+    async def _reach(self) -> Connection:
+        """The connection for the whole transaction."""
+        if self.read_only:
+            return await self._channel.reading_connection(self._until)
+        return await self._channel.connection(self._until)
 
     def _keep(self, write: list[Any], size: int) -> None:
         self._check_open()
@@ -223,7 +232,7 @@ class Transaction(Writes, Reads):
     async def _exchange(self, reads: list[tuple[Any, ...]]) -> Any:
         """Send the buffered writes and then *reads* together; return the last answer."""
         self._check_open()
-        connection = self._connection or await self._channel.connection(self._until)
+        connection = self._connection or await self._reach()
         opening = self._opening()
         writes = [("write", self._bytes, part) for part in self._parts()]
         # If a read is refused before it is sent, the buffer must still have the writes. The caller
@@ -233,6 +242,7 @@ class Transaction(Writes, Reads):
         )
         if opening:
             self.view = payloads[0][0]
+            self._channel.note_seen(payloads[0][0])
         return payloads[-1]
 
     def _opening(self) -> list[tuple[Any, ...]]:

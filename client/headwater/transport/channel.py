@@ -20,9 +20,9 @@ for a server for up to `retry_timeout`.
 """
 
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from weakref import WeakSet
 
 from headwater.errors import (
@@ -30,6 +30,7 @@ from headwater.errors import (
     ConnectionLost,
     HeadwaterError,
     HistoryGone,
+    NotLeader,
     PermissionDenied,
     ShuttingDown,
     TimedOut,
@@ -55,6 +56,12 @@ class Channel:
     Attributes:
         turns: the lines in which transactions that conflicted wait for each other.
     """
+
+    RESENT: ClassVar[tuple[type[HeadwaterError], ...]] = (ConnectionLost, ShuttingDown)
+    """The errors after which a read is sent again."""
+
+    UNANSWERED: ClassVar[tuple[type[HeadwaterError], ...]] = (*RESENT, CommitUnknown)
+    """The errors after which a write is sent again."""
 
     def __init__(self, runtime: Runtime, address: Address, options: Options) -> None:
         self.runtime = runtime
@@ -93,11 +100,54 @@ class Channel:
             return connection
         return await self._patiently(self._free_or_new, until)
 
-    async def own_connection(self, until: float | None = None) -> Connection:
-        """A connection to wait on. It is a new one if waiting would block the shared one."""
+    async def enter(self, until: float | None) -> None:
+        """Connect for the first time, so that a wrong address or password is told at once."""
+        await self.connection(until)
+
+    async def own_connection(
+        self,
+        until: float | None = None,
+        *,
+        leading: bool = True,  # noqa: ARG002
+    ) -> Connection:
+        """A connection to wait on. It is a new one if waiting would block the shared one.
+
+        Args:
+            until: as for `connection`.
+            leading: of several nodes, the leader is needed.
+        """
         if self.runtime.shares_connections:
             return await self.connection(until)
         return await self._patiently(self._new, until)
+
+    # Of several nodes; one server is all of them.
+
+    @property
+    def at_leader(self) -> "Channel":
+        """The same nodes, but all that is read here is read at the leader."""
+        return self
+
+    async def reading_connection(self, until: float | None = None) -> Connection:
+        """A connection for a transaction that only reads, at any node that may be read."""
+        return await self.connection(until)
+
+    def note_seen(self, commit: int) -> None:
+        """The application has seen a commit: later reads must not be older."""
+
+    async def survey(self) -> list[tuple[Address, Any]]:
+        """The nodes, each with its answer to `node`, or None if it cannot be reached."""
+        return [(self.address, await self.read("node"))]
+
+    async def read_together(self, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send reads in one round trip; they are done one after the other."""
+        connection = await self.connection()
+        try:
+            return await connection.exchange(requests)
+        except ConnectionLost:
+            # A dead idle connection is noticed only when it is used, so one retry is worth it.
+            if not connection.closed:
+                raise
+        return await (await self.connection()).exchange(requests)
 
     async def _patiently(
         self, attempt: Callable[[], Awaitable[Connection]], until: float | None
@@ -176,7 +226,7 @@ class Channel:
             connection = await self.connection()
         try:
             return await connection.ask(name, *arguments)
-        except (ConnectionLost, ShuttingDown) as error:
+        except self.RESENT as error:
             failed: HeadwaterError = error
         until = self.runtime.now() + self.options.retry_timeout
         backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
@@ -190,7 +240,7 @@ class Channel:
             try:
                 connection = await self.connection(until)
                 return await connection.ask(name, *arguments)
-            except (ConnectionLost, ShuttingDown) as error:
+            except self.RESENT as error:
                 failed = error
             pause = backoff.next()
             if self.runtime.now() + pause >= until:
@@ -239,13 +289,16 @@ class Channel:
                         connection = await self.connection(deadline)
                     sent = True
                     return await connection.ask(name, *arguments)
-                except (ConnectionLost, CommitUnknown, ShuttingDown) as error:
+                except self.UNANSWERED as error:
                     if not error.retryable and not isinstance(error, CommitUnknown):
                         # For example, close() was called. What was sent may still take effect.
                         if sent:
                             raise commit_unknown(transaction, error) from error
                         raise
                     cause: HeadwaterError = error
+                    if isinstance(error, NotLeader):
+                        # It was answered: this copy does nothing.
+                        sent = unanswered
                     unanswered = sent
                 except HeadwaterError as refusal:
                     # An unanswered copy may still be on its way. The server could commit it later,

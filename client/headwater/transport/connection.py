@@ -84,11 +84,13 @@ class Connection(ABC):
         closed: whether it is closed.
         reason: why it is closed, if that is known.
         server_certificate: that the server has shown in TLS (DER); None without TLS.
+        on_refusal: called with each error that the server answers.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.server_certificate: bytes | None = None
+        self.on_refusal: Callable[[HeadwaterError], None] | None = None
         self.closed = False
         self.reason: HeadwaterError | None = None
         self._protocol = ClientConnection()
@@ -304,6 +306,8 @@ class Connection(ABC):
                 if feed is not None:
                     feed.deliver(item.payload)
             elif isinstance(item, Failure) and item.request_id:
+                if self.on_refusal is not None:
+                    self.on_refusal(item.error)
                 self._fail(pending.pop(item.request_id, None), item.error)
             else:
                 assert isinstance(item, Failure | Violation)

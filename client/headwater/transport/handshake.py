@@ -23,6 +23,7 @@ from headwater_protocol.mechanisms import (
     SCRAM_PLUS,
     server_end_point,
 )
+from headwater_protocol.vocabulary.replication import NODE_FEATURE
 
 ITERATIONS_DEFAULT: Final = 15_000
 """Rounds of PBKDF2 for a new password: about 4 ms for each guess, and for each connection."""
@@ -62,7 +63,9 @@ async def greet(connection: Connection, address: Address, client_name: str) -> N
         ConnectionLost: the connection has ended meanwhile.
     """
     try:
-        version, _, _, mechanisms, *_ = await connection.ask("hello", PROTOCOL_VERSION, client_name)
+        version, _, _, mechanisms, *_ = await connection.ask(
+            "hello", PROTOCOL_VERSION, client_name, [NODE_FEATURE]
+        )
     except ConnectionLost as error:
         if connection.server_certificate is None or type(error) is not ConnectionLost:
             raise

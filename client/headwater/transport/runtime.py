@@ -40,6 +40,8 @@ class Options:
         wait_for_server: whether entering a database waits for a server, too.
         client_name: the name of this client in the server's log.
         tracing: makes spans of the requests; None: there are none.
+        nodes: the addresses of the nodes, if there are several or `read` is given.
+        read: where to read, one of READ_MODES; None: there is one server.
         open_stream: on trio, opens the stream of a connection instead of the address: a tunnel, or
             memory in a simulation.
     """
@@ -51,6 +53,8 @@ class Options:
     wait_for_server: bool = True
     client_name: str = ""
     tracing: Tracing | None = None
+    nodes: tuple[Address, ...] = ()
+    read: str | None = None
     open_stream: Callable[[], Awaitable[Any]] | None = None
 
 

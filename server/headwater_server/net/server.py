@@ -294,6 +294,10 @@ class Server:
         self.plain_sockets.resume_accepting()
         self._checkpointer.tick()
         self.replication.tick()
+        parting = self.replication.parting()
+        if parting is not None:
+            for session in list(self.service.sessions):
+                session.end(parting)
         if self.archiving is not None:
             self.archiving.tick()
         if self._garbage_collection is not None:

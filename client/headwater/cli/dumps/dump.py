@@ -86,9 +86,10 @@ def dump(
     A user without the right admin can dump what it may read, --without-users and, unless it may use
     all of them, --without-groups.
     """
-    with connector.connect(codec=RawCodec()) as db, _writer(output) as write:
+    # The commit is held at the leader, so that is where it can be read for as long as this takes.
+    with connector.connect(codec=RawCodec(), at_leader=True) as db, _writer(output) as write:
         commit = db.ping().commit if commit is None else commit
-        with held_commit(connector.connect(), commit):
+        with held_commit(connector.connect(at_leader=True), commit):
             counts = write_dump(
                 db,
                 write,

@@ -11,20 +11,11 @@ its log, and they cannot be taken out. So it writes no more, and only a restart 
 """
 
 from collections.abc import Callable
-from typing import Final
 
 from headwater_protocol.errors import NotLeader, Unavailable
+from headwater_protocol.numbers import TERM_SHIFT, term_of
 from headwater_server.engine.transactions.sequencer import Sequencer
 from headwater_server.storage.wal.interface import FIRST_EPOCH, Epoch, LogEnd, WriteAheadLog
-
-TERM_SHIFT: Final = 32
-"""Bits of an epoch that count the starts of one leader. The bits above count promotions, so that an
-old leader that was restarted many times is still behind the node that was promoted."""
-
-
-def term_of(epoch: int) -> int:
-    """How many promotions there were up to an epoch."""
-    return epoch >> TERM_SHIFT
 
 
 class Leadership:

@@ -26,8 +26,8 @@ from headwater_protocol.errors import (
     ProtocolError,
     ReadOnly,
 )
+from headwater_protocol.numbers import term_of
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.replication.leadership import term_of
 from headwater_server.net.failures import Reopen
 from headwater_server.net.replication.bootstrap import Bootstrap, OpenCopiedLog
 from headwater_server.net.replication.commit_waits import CommitWaits
@@ -156,6 +156,7 @@ class Replication:
             self.shipping.common = _fork_of(self._state)
         self.following: Following | None = None
         self.cluster: ClusterRole | None = None
+        self._parting: NotLeader | None = None
         self._promotions: list[tuple[Peer, int]] = []
         self._wanted = trio.Event()
         self.problem: str | None = None
@@ -355,6 +356,10 @@ class Replication:
         self._group_commit.depose()
         self.shipping.stop()
         engine.checkpoints.readers.forget_remembered()
+        self._parting = NotLeader(
+            "this node was deposed; connect again, to the node that leads",
+            details={"leader": leader},
+        )
         what = beyond(engine, common)
         _log.critical("deposed: another node leads, and this one writes no more", beyond=what)
         return what
@@ -381,6 +386,15 @@ class Replication:
         self.copies.tick()
         if self.shipping.followers or self.shipping.synchronous:
             self.shipping.tick()
+
+    def parting(self) -> NotLeader | None:
+        """Once after this node was deposed: the error with which its connections end.
+
+        Its clients would read here for ever what no other node has, and wait for events that come
+        no more.
+        """
+        parting, self._parting = self._parting, None
+        return parting
 
     def lost(self, session: Peer) -> None:
         """A session was closed."""

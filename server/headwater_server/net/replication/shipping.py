@@ -29,8 +29,8 @@ from headwater_protocol.errors import (
     NotLeader,
     TooMany,
 )
+from headwater_protocol.numbers import term_of
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.replication.leadership import term_of
 from headwater_server.net.session.peer import Peer
 from headwater_server.storage.errors import Truncated
 from headwater_server.storage.wal.interface import LogCursor, LogEnd, WalIndex
