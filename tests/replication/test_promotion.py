@@ -155,3 +155,69 @@ async def test_a_leader_that_stops_without_its_synchronous_follower_calls_the_ou
         nodes.nursery.start_soon(leader.server.stop)
         with pytest.raises(CommitUnknown):
             await client.result(request)
+
+
+async def test_a_leader_answers_what_it_recovered_once_its_synchronous_follower_has_it(
+    autojump_clock: MockClock,
+) -> None:
+    """A commit that no follower has is in the log of a leader that is restarted.
+
+    Its client sends it again, or asks for its status. An answer would promise what is lost with
+    this leader.
+    """
+    async with cluster() as nodes:
+        nodes.synchronous = 1
+        leader = await nodes.start("a")
+        follower = await nodes.start("b", follows="a")
+        await leader.put(await leader.client(), b"k", b"before")
+        await nodes.disconnect("b", "a", for_good=True)
+        again = [leader.new_id(), [], [], [["put", b"k", b"lonely"]]]
+        await (await leader.client()).send("execute", *again)
+        await trio.sleep(1)
+        await leader.crash()
+        leader = await nodes.start("a")
+        repeated, asked = await leader.client(), await leader.client()
+        answers = [
+            (repeated, await repeated.send("execute", *again)),
+            (asked, await asked.send("status", again[0], True)),
+        ]
+        with trio.move_on_after(60) as waited:
+            await answers[0][0].result(answers[0][1])
+        assert waited.cancelled_caught
+        with trio.move_on_after(60) as waited:
+            await answers[1][0].result(answers[1][1])
+        assert waited.cancelled_caught
+        # Reads do not wait: like those of any restarted server, they see its whole log.
+        assert await client_get(leader, b"k") == b"lonely"
+        other = await leader.client()
+        reading = leader.new_id()
+        await other.ask("begin", reading, "serializable", False)
+        assert await other.ask("get", reading, b"k") == b"lonely"
+        await other.ask("commit", reading, [])
+        nodes.cut.clear()
+        await follower.reaches(2)
+        answered = await leader.client()
+        assert (await answered.ask("execute", *again))[0][0] == 2
+        assert (await answered.ask("status", again[0], True))[0] == "committed"
+
+
+async def test_a_promoted_node_answers_what_it_recovered_once_its_synchronous_follower_has_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster() as nodes:
+        leader = await nodes.start("a")
+        nodes.synchronous = 1
+        second = await nodes.start("b", follows="a")
+        again = [leader.new_id(), [], [], [["put", b"k", b"v"]]]
+        await (await leader.client()).ask("execute", *again)
+        await second.reaches(1)
+        await leader.crash()
+        await (await second.client()).ask("promote")
+        client = await second.client()
+        request = await client.send("execute", *again)
+        with trio.move_on_after(60) as waited:
+            await client.result(request)
+        assert waited.cancelled_caught
+        await nodes.start("c", follows="b")
+        with trio.fail_after(60):
+            assert (await (await second.client()).ask("execute", *again))[0][0] == 1

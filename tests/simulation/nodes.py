@@ -96,6 +96,15 @@ def not_waiting(_: Any) -> Any:
     return check
 
 
+def answering_what_was_recovered(_: Any) -> Any:
+    """A leader answers from its own log what no follower may have."""
+
+    def hold(_self: Replication) -> None:
+        return None
+
+    return hold
+
+
 NODES: Final = (
     Mutant("a follower skips an entry", Applier, "apply", skipping_an_entry, NODES_LOSS, "nodes"),
     Mutant(
@@ -141,6 +150,14 @@ NODES: Final = (
         Applying,
         "run_logged",
         forgetting_what_was_written,
+        NODES_LOSS,
+        "nodes",
+    ),
+    Mutant(
+        "a leader answers what it recovered before a synchronous follower has it",
+        Replication,
+        "_hold_recovered",
+        answering_what_was_recovered,
         NODES_LOSS,
         "nodes",
     ),

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from headwater_protocol.errors import NotLeader, Unavailable
 from headwater_protocol.numbers import TERM_SHIFT, term_of
-from headwater_server.engine.transactions.sequencer import Sequencer
+from headwater_server.engine.transactions.sequencer import Group, Sequencer
 from headwater_server.storage.wal.interface import FIRST_EPOCH, Epoch, LogEnd, WriteAheadLog
 
 
@@ -74,6 +74,22 @@ class Leadership:
         self._sequencer.start(self._clock, self._monotonic)
         self.leads = self.takes_writes = True
         self.leader = None
+
+    def recovered(self) -> Group:
+        """All that this node has when it begins to lead, as a group to be published.
+
+        What is answered again from it waits until then; readers do not.
+        """
+        sequencer = self._sequencer
+        sequencer.sequence += 1
+        return Group(
+            [],
+            sequencer.sequence,
+            sequencer.published,
+            sequencer.published_position,
+            (*sequencer.published_time,),
+            self.end.index,
+        )
 
     def depose(self, leader: str | None) -> None:
         """Another node has a higher epoch: write no more."""

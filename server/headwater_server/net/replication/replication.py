@@ -152,6 +152,8 @@ class Replication:
         )
         if setup.synchronous:
             group_commit.ship(self.shipping)
+            if engine.leadership.leads:
+                self._hold_recovered()
         if self._state.state == LEADING and self._state.epoch:
             self.shipping.common = _fork_of(self._state)
         self.following: Following | None = None
@@ -243,10 +245,15 @@ class Replication:
             return
         self.following = None
         self.shipping.common = fork
+        if self.shipping.synchronous:
+            self._hold_recovered()
         _log.warning(
             "promoted: this node leads", epoch=leadership.epoch, commit=self._engine.published
         )
         self._answer_promotions()
+
+    def _hold_recovered(self) -> None:
+        self._group_commit.hold_recovered(self._engine.leadership.recovered())
 
     def _refuse_promotions(self, reason: Exception) -> None:
         self._wanted = trio.Event()

@@ -118,6 +118,15 @@ class GroupCommit:
         """Tell the followers of each group from now on."""
         self._ship = ship
 
+    def hold_recovered(self, group: Group) -> None:
+        """Answer nothing from *group*, all that this node has, before the followers have it.
+
+        To be called when this node begins to lead. Commits that were in flight when it stopped are
+        in its log, and perhaps in no other one. Their clients send them again, and an answer from
+        this log alone would be lost with it.
+        """
+        self._hold(group)
+
     def depose(self) -> None:
         """Another node leads: commits that were not answered may be lost, so none is any more."""
         self._deposed = True
