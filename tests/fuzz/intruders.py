@@ -59,9 +59,12 @@ GRANTS: Final = (
     *("read:keys:balance", "write:keys:balance", "write:keys", "read:keys"),
     *("read:category:account", "append:category:account", "append:stream:account-ann"),
     *("manage:prefix:account-", "erase:category:account", "read:stream:account-bob"),
-    *("group:mailer", "group", "backup", "replicate", "append:prefix:order"),
+    *("group:mailer", "group", "backup", "append:prefix:order"),
 )
-"""What insiders are given some of. Nothing of it lets them read the secrets, or change them."""
+"""What insiders are given some of. Nothing of it lets them read the secrets, or change them.
+
+`replicate` is not among them: a node that follows copies the whole log.
+"""
 
 
 class Guarded(Target):

@@ -29,6 +29,9 @@ from tests.simulation.recorder import Recorder
 GROUP: Final = "counters"
 CATEGORIES: Final = ("order", "list", "kept")
 WORKLOAD: Final = "consumers"
+PARKED_SHARE: Final = 0.2
+"""Of the events of a group that holds streams. With few, hardly any is hidden while it is parked."""
+
 LOOKED_S: Final = 3.0
 """Seconds after which a group has looked at all its parked events."""
 
@@ -75,7 +78,7 @@ async def consume(recorder: Recorder, *, to_the_end: bool = False) -> None:
         async for delivery in group:
             if dice.random() < 0.1 and not to_the_end:
                 await _give_back(delivery, dice.choice((0, 0.05, None)))
-            elif holds and dice.random() < 0.05 and not to_the_end:
+            elif holds and dice.random() < PARKED_SHARE and not to_the_end:
                 await _park(delivery)
             else:
                 await _count(recorder, delivery)
