@@ -18,13 +18,13 @@ from uuid import UUID
 
 from headwater.errors import InvalidArgument
 from headwater.records import Event, RecordedEvent
-from headwater_protocol.causation import (
+from headwater_protocol.limits import TAG_SIZE_MAX
+from headwater_protocol.vocabulary.causation import (
     CAUSATION,
     CORRELATION,
     causation_tag,
     correlation_tag,
 )
-from headwater_protocol.limits import TAG_SIZE_MAX
 
 CORRELATION_SIZE_MAX = TAG_SIZE_MAX - len(CORRELATION)
 """UTF-8 bytes of a correlation: a tag has room for them."""

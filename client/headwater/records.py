@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Final, Literal, Protocol
 from uuid import UUID
 
 from headwater.errors import InvalidArgument, Undecodable
-from headwater_protocol.causation import causation_in, correlation_in, without_causation
 from headwater_protocol.numbers import CommitNumber, Position, StreamVersion
+from headwater_protocol.vocabulary.causation import causation_in, correlation_in, without_causation
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)

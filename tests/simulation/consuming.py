@@ -30,7 +30,7 @@ GROUP: Final = "counters"
 CATEGORIES: Final = ("order", "list", "kept")
 WORKLOAD: Final = "consumers"
 PARKED_SHARE: Final = 0.2
-"""Of the events of a group that holds streams. With few, hardly any is hidden while it is parked."""
+"""Of the events of a group that holds streams. With fewer, hardly any is hidden while parked."""
 
 LOOKED_S: Final = 3.0
 """Seconds after which a group has looked at all its parked events."""

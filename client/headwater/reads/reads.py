@@ -15,9 +15,9 @@ from headwater.reads.loading import loaded_from
 from headwater.reads.pages import EventPages, Pages, Span
 from headwater.reads.query import Query, event_filter
 from headwater.records import Loaded, RecordedEvent, microseconds_of
-from headwater_protocol.causation import causation_tag, correlation_tag
 from headwater_protocol.numbers import Position, StreamVersion
 from headwater_protocol.operations import COMMIT, NAME, POSITION, SCHEMA, STREAM, VERSION
+from headwater_protocol.vocabulary.causation import causation_tag, correlation_tag
 
 _Ends = tuple[int | None, int | None]
 """Where a read ends: before a time, and with a commit; None: it does not."""

@@ -1,1 +1,1 @@
-"""Commands that run the handlers of an application: where they are, and comparing what they do."""
+"""Commands that run code of an application, and compare what it does: handlers and snapshots."""

@@ -7,9 +7,9 @@ state with the transaction's own earlier appends and retention writes on top.
 from collections.abc import Sequence
 from typing import Any
 
-from headwater_protocol.causation import without_causation
 from headwater_protocol.errors import DuplicateEvent
 from headwater_protocol.numbers import ANY, NO_STREAM, STREAM_EXISTS
+from headwater_protocol.vocabulary.causation import without_causation
 from headwater_server.engine.format.events import (
     StoredEvent,
     decode_event,

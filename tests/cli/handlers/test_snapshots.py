@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 import headwater
+from headwater.cli.handlers.snapshots import verify_snapshots
 from headwater.cli.server_process import ServerProcess
-from headwater.cli.verify_snapshots import verify_snapshots
 
 MODULE = """
 from headwater import MsgpackCodec, Repository
