@@ -56,14 +56,21 @@ def console_process(*arguments: str, timeout: float = 10) -> Iterator[str]:
         child.stdout.close()
 
 
-@pytest.fixture(scope="session")
-def airline_console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+@contextmanager
+def airline_running(directory: Path) -> Iterator[Running]:
     """A console that everybody may use, over the data of the airline."""
-    with ServerProcess(Path(tmp_path_factory.mktemp("airline"))) as server:
+    with ServerProcess(directory) as server:
         with headwater.connect_blocking(server.url) as db:
             airline.fill(db)
         with console_process("--url", server.url, *OPTIONS, *APP) as url:
             yield Running(url, server)
+
+
+@pytest.fixture(scope="module")
+def airline_console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A console for one module: tests of others retry what is parked in it."""
+    with airline_running(tmp_path_factory.mktemp("airline")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import random
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -110,6 +111,7 @@ def test_a_range_of_keys_that_is_allowed_has_no_key_beyond_the_grants(
     assert denies(rights.need_keys, "read", b"", None) == (b"" not in prefixes)
 
 
+@pytest.mark.source
 @given(grants=st.lists(KEY_GRANTS, max_size=4), key=st.text("ab", max_size=4).map(str.encode))
 def test_what_is_allowed_without_the_rules_is_allowed_by_them(
     grants: list[Grant], key: bytes
@@ -127,6 +129,7 @@ def test_what_is_allowed_without_the_rules_is_allowed_by_them(
         ("get_many", [None, [key]]),
         ("put", [None, key]),
     ]
+    # These rules do not look at the engine. Compiled, they would insist on one.
     engine: Any = None
     for rights in (Rights(grants), Rights([*grants, Grant("admin")])):
         for operation, arguments in requests:

@@ -32,7 +32,8 @@ class Feed(Iterator[headwater.RecordedEvent]):
         if self._stopped:
             raise StopIteration
         try:
-            return next(self._events)
+            event: headwater.RecordedEvent = next(self._events)
+            return event
         except headwater.HeadwaterError as error:
             if self._stopped:
                 raise StopIteration from None

@@ -137,7 +137,7 @@ class GroupCommit:
         It wakes the committer, which runs after the event loop's current wake-up. So all commits
         of this wake-up go into one group.
         """
-        if self._failed or self.log_is_unavailable:
+        if self._failed or (self._log_silent_since is not None and self.log_is_unavailable):
             waiter.owner.fail(waiter)
             return
         self.waiting_size += waiter.size

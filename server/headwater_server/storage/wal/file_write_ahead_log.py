@@ -330,7 +330,8 @@ class FileWriteAheadLog:
     def confirm(self, index: WalIndex) -> None:
         assert index <= self._end.index, "it was sent"
         if index > self._last.index:
-            self._check_failure()
+            if self._failure is not None:
+                self._check_failure()
             self._sync()
 
     def seal(self) -> None:
