@@ -79,7 +79,7 @@ class BlockingMembership(Iterator[BlockingDelivery]):
         step(self._core.ack_up_to(delivery))
 
     def close(self) -> None:
-        """End it. A thread that waits for the next item stops iterating.
+        """End the feed. A thread that waits for the next item stops iterating.
 
         Any thread may call this, also while the connection is being reopened. Leaving `with`
         does the same.

@@ -72,7 +72,7 @@ class BlockingSubscription(Iterator[EventItem]):
         return BlockingEvents(self._core.events())
 
     def close(self) -> None:
-        """End it. A thread that waits for the next item stops iterating.
+        """End the feed. A thread that waits for the next item stops iterating.
 
         Any thread may call this, also while the connection is being reopened. Leaving `with`
         does the same.
@@ -122,7 +122,7 @@ class BlockingKeyFeed(Iterator[KeyItem]):
         return self._core.position
 
     def close(self) -> None:
-        """End it. A thread that waits for the next item stops iterating.
+        """End the feed. A thread that waits for the next item stops iterating.
 
         Any thread may call this, also while the connection is being reopened. Leaving `with`
         does the same.

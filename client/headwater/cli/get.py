@@ -35,11 +35,11 @@ def get(
 ) -> None:
     """Show the value of a key, as JSON.
 
-    KEY is the members of the key, as text: `headwater get balance ann`. If members are of other
-    types, it is the key as JSON, as in a dump: `headwater get '["visits", 7]'`.
+    Give the members of the key as text: `headwater get balance ann`. If a member has another type,
+    give the whole key as JSON, as in a dump: `headwater get '["visits", 7]'`.
 
-    A type that JSON lacks has a tag, as in a dump. It works whatever the codec of the application
-    is. Exit status 1: there is no such key.
+    Types that JSON lacks have a tag, as in a dump. The command works with every codec that an
+    application may use. Exit status 1: there is no such key.
     """
     if not key and not prefix:
         raise click.UsageError("give a key, or --prefix")

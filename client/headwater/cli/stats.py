@@ -1,4 +1,4 @@
-"""`headwater stats` and `headwater connections`: what a server does, and for whom."""
+"""`headwater stats` and `headwater connections`: a server's statistics and its connections."""
 
 import json
 from typing import Any, Final
@@ -24,7 +24,7 @@ _COLUMNS: Final = (
 )
 
 TIMES_FROM: Final = 10**15
-"""From this number on, a figure named time is a moment: microseconds since 1970, as of 2001."""
+"""Values above this (the year 2001) whose name ends in "time" are microseconds since 1970."""
 
 
 @click.command()
@@ -75,7 +75,7 @@ def _words(name: str) -> str:
 
 
 def _shown_as(name: str, value: Any) -> str:
-    """A figure, as what its name says that it is."""
+    """Format a value. Its name tells whether it is a time."""
     if isinstance(value, int) and name.split("_")[-1] == "time" and value > TIMES_FROM:
         return f"{time_of(value):%Y-%m-%d %H:%M:%S} UTC"
     return _shown(value)
@@ -143,7 +143,7 @@ def close(connector: Connector, number: int) -> None:
 @connection_options
 @click.argument("name")
 def close_user(connector: Connector, name: str) -> None:
-    """End all connections of a user, except that of this command."""
+    """End all connections of a user, except the one that this command uses."""
     with connector.connect() as db:
         count = db.connections.close_user(name)
     click.echo(f"{count} connections of {name} closed")

@@ -1,13 +1,13 @@
-"""Decodes values for which msgpack's plain decoder does not do.
+"""Decodes values that msgpack's plain decoder cannot decode, or decodes as another type.
 
-Members of a set are decoded with tuples for arrays, as they must be hashable. Two other kinds of
-values msgpack can encode, and its decoder cannot decode:
+Members of a set must be hashable, so arrays in them are decoded as tuples. There are also two kinds
+of values that msgpack can encode but cannot decode:
 
 - A map with a tuple as key. The decoder makes a list of it, which cannot be a key. Here it is
   decoded as a tuple.
-- A time whose zone takes it beyond year 1 or 9999 in UTC, such as `datetime.max` in New York,
-  which applications use for "without end". No datetime in UTC can hold it. Here it is decoded in
-  another zone, in which it is equal to the original.
+- A time that is before year 1 or after year 9999 when converted to UTC, such as `datetime.max` in
+  New York, which applications use for "without end". No datetime in UTC can hold it. Here it is
+  decoded in another zone, in which it is equal to the original.
 
 This is slower, so MsgpackCodec tries the plain decoder first.
 """

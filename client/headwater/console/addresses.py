@@ -1,11 +1,11 @@
-"""Addresses of pages: what a page shows, and the moment of which it shows it.
+"""Addresses of pages: the object that a page shows, and the commit or time at which it is read.
 
     /stream?name=account-EV&at=1130&vs=1049
      path   object          moment  compared with
 
 Names and keys are in the query and never in the path, because browsers and proxies change paths:
 a stream may be called "..", "a//b" or "a%2Fb". A key is JSON, with a tag for what JSON does not
-have (`["blob",{"$bytes":"AP8="}]`), so every key has an address, and most can be read.
+have (`["blob",{"$bytes":"AP8="}]`), so every key has an address, and most are legible.
 """
 
 import binascii
@@ -19,7 +19,7 @@ from headwater.errors import HeadwaterError, InvalidArgument
 from headwater_protocol.keys import KeyTuple, encode_key
 
 MOMENT: Final = ("at", "vs", "axis", "view")
-"""The members of the query that say of which moment a page is. A link keeps them."""
+"""The query parameters that choose the moment at which a page reads. Links keep them."""
 
 
 def address(path: str, query: Mapping[str, Any]) -> str:
@@ -29,16 +29,16 @@ def address(path: str, query: Mapping[str, Any]) -> str:
 
 
 def key_address(key: KeyTuple) -> str:
-    """A key, or a prefix of keys, as it stands in an address."""
+    """A key, or a prefix of keys, as text for an address."""
     members = [to_json(member) for member in key]
     return json.dumps(members, ensure_ascii=False, separators=(",", ":"))
 
 
 def key_from_address(text: str) -> KeyTuple:
-    """The key of which an address has the text. It may be empty, as the prefix of all keys.
+    """Parse a key from the text in an address. The key may be empty: the prefix of all keys.
 
     Raises:
-        InvalidArgument: the text is no key.
+        InvalidArgument: the text is not a key.
     """
     try:
         tagged = json.loads(text)

@@ -9,8 +9,8 @@
 
 The server never pushes more items than the client has granted. The client grants more credit as the
 consumer processes items, so the queue of a slow consumer has a bounded size. When the connection is
-lost, the feed is opened again, with growing pauses, for `retry_timeout` seconds. The subclass knows
-where it has to continue.
+lost, the client tries to open the feed again for `retry_timeout` seconds, with growing pauses. The
+subclass knows where to continue.
 
 Subscriptions, feeds of keys and memberships in consumer groups are feeds.
 """
@@ -30,7 +30,7 @@ Q = TypeVar("Q")
 
 
 class Feed(ABC, Generic[Q]):
-    """Opens a feed, waits for its pushes, grants credit. It is for one task.
+    """Opens a feed, waits for its pushes, and grants credit. Only one task may use it.
 
     Args:
         channel: to the server.
@@ -45,7 +45,7 @@ class Feed(ABC, Generic[Q]):
         self._connection: Connection | None = None
         self._identity = 0
         self._queue: deque[Q] = deque()
-        # Where the consumer waits, if it does.
+        # The connection and reply for which the consumer waits; None if it does not wait.
         self._arrival: tuple[Connection, Reply] | None = None
         self._ended: HeadwaterError | None = None
         # Counts of processed items for which no credit was granted yet. On a blocking database
@@ -59,7 +59,7 @@ class Feed(ABC, Generic[Q]):
 
     @abstractmethod
     async def _request(self, connection: Connection) -> int:
-        """Request the feed, from where it has to continue. Returns the id of the request."""
+        """Request the feed from where it must continue. Returns the id of the request."""
 
     @abstractmethod
     def _accept(self, payload: list[Any]) -> bool:
@@ -92,7 +92,7 @@ class Feed(ABC, Generic[Q]):
         self._leave()
 
     async def close(self) -> None:
-        """End it. A task that waits for the next item stops iterating.
+        """End the feed. A task that waits for the next item stops iterating.
 
         Any task may call this, also while the connection is being reopened. Leaving `async with`
         does the same.
@@ -170,7 +170,7 @@ class Feed(ABC, Generic[Q]):
         try:
             connection.post([("credit", self._identity, owed)])
         except ConnectionLost:
-            pass  # The next wait notices it. A feed that is opened again has its whole credit.
+            pass  # The next wait notices this. A reopened feed starts with full credit.
 
     # Called by the connection.
 
@@ -180,7 +180,7 @@ class Feed(ABC, Generic[Q]):
             case ["ended", error, *_]:
                 self._ended = HeadwaterError.from_payload(error)
             case _:
-                # A newer server may push what this client does not know.
+                # A newer server may send pushes of a kind that this client does not know.
                 if not self._accept(payload):
                     return
         self._notice()
@@ -198,8 +198,8 @@ class Feed(ABC, Generic[Q]):
 
     async def _open(self, until: float, *, leading: bool) -> None:
         connection = await self._channel.own_connection(until, leading=leading)
-        # Reset before asking. The first pushes may come with the answer, and be delivered before
-        # this task goes on; if the feed ended among them, that must not be forgotten.
+        # Reset before the request. The first pushes may arrive with the answer and be delivered
+        # before this task resumes. If one of them ends the feed, a later reset would lose that.
         self._ended = None
         self._owed.clear()
         self._reset()

@@ -78,7 +78,7 @@ def server_of(connector: Connector) -> MCPServer[None]:
 
 
 def _tool(name: str, bound: Callable[[], Tool]) -> Tool:
-    """A function with the arguments of a tool, whose errors the model is told."""
+    """A function with the arguments of a tool. Its errors are reported to the model."""
     method = getattr(Tools, name)
 
     @functools.wraps(method)

@@ -1,4 +1,4 @@
-"""A connection on a socket, without an event loop: to wait for a reply is to receive it.
+"""A connection on a socket, without an event loop: the thread that waits for a reply receives it.
 
     ask ---send---> poll ---readable---> recv, parse ---reply done---> return
                      ^                        |
@@ -7,14 +7,14 @@
 One thread at a time receives (`_using`). Several threads may send (`_lock`), for example one that
 acknowledges a delivery while another waits for the next one.
 
-The socket never blocks. A thread waits in `poll`, which receives nothing, so an exception out of a
-signal handler does no harm there. While bytes are sent or received the connection is marked as
-torn. If an exception ends that early, the mark stays, and nobody uses the connection again: the
-rest of a frame would be taken for the next one.
+The socket never blocks. A thread waits in `poll`, which receives nothing, so an exception that a
+signal handler raises does no harm there. While bytes are sent or received, the connection is marked
+as torn. If an exception interrupts this, the mark stays, and nobody uses the connection again:
+the rest of a frame would be taken for the next one.
 
-Another thread may close the connection at any time. It shuts the socket down, which wakes whoever
-polls, and fails what waits. It never frees the descriptor of a socket that is in use, because the
-system would give the same number to the next file.
+Another thread may close the connection at any time. It shuts the socket down, which wakes a polling
+thread, and fails all waiting requests. It never frees the descriptor of a socket that is in use,
+because the system would give the same number to the next file.
 """
 
 import select
@@ -171,12 +171,12 @@ class BlockingConnection(Connection):
         """Receive until *reply* is done, within the timeout of an answer."""
         until = self.deadline or time.monotonic() + self._timeout
         while not reply.done and not self.closed:
-            # This looks at the clock first, or a byte now and then would be enough.
+            # Check the deadline first. Otherwise a slow trickle of bytes could extend it.
             if not self._receive_some(until):
                 self.close(TimedOut(f"no answer from {self.name} within {self._timeout:g} s"))
 
     def _receive_push(self, reply: Reply) -> None:
-        """Receive until *reply* is done, which may take any time. If all is silent, send pings."""
+        """Receive until *reply* is done, however long it takes. Ping while nothing arrives."""
         pinged = False
         seen = self._message_count
         until = time.monotonic() + self._timeout
@@ -190,17 +190,17 @@ class BlockingConnection(Connection):
                 self.close(TimedOut(f"{self.name} sent nothing for {self._timeout:g} s"))
                 return
             else:
-                # Is there no news, or no connection? A ping tells.
+                # The server may be silent or dead. A ping finds out.
                 pinged = True
                 self.post([("ping",)])
             seen = self._message_count
             until = time.monotonic() + self._timeout
 
     def _receive_some(self, until: float) -> bool:
-        """Receive what is there. Returns False if nothing came until the time *until*."""
+        """Receive available bytes. Returns False if none arrived before the time *until*."""
         waits_for = select.POLLIN
         if self._tls:
-            # TLS may have received more than it has handed out. Then the socket says nothing of it.
+            # The TLS layer may hold received bytes, which poll does not see.
             waits_for = 0
             if time.monotonic() >= until:
                 return False
@@ -230,7 +230,7 @@ class BlockingConnection(Connection):
                 self._torn = False
 
     def _wait_for(self, event: int, until: float) -> bool:
-        """Wait until the socket is ready. Returns False if it was not until the time *until*."""
+        """Wait for the socket. Returns False if it was not ready before the time *until*."""
         left = until - time.monotonic()
         if left <= 0:
             return False
@@ -296,7 +296,7 @@ class BlockingConnection(Connection):
             pass  # The peer has closed it already.
 
     def _free_descriptor(self) -> None:
-        """Close the socket, unless another thread uses it. Then that thread does it."""
+        """Close the socket. If another thread uses it, that thread closes it later."""
         if self._using.acquire(blocking=False):
             try:
                 with self._lock:
@@ -310,7 +310,7 @@ class BlockingConnection(Connection):
         self._lock = threading.RLock()
         self._taking = threading.RLock()
         super().abandon()
-        # Closes the descriptor of the child alone. A shutdown would reach the parent's.
+        # This closes only the child's descriptor. A shutdown would affect the parent's connection.
         self._socket.close()
 
     def _wake(self, _sleeper: Any) -> None:

@@ -1,11 +1,11 @@
-"""BACKUP: the file in each backup that says what it is, and which bytes its files have.
+"""BACKUP: the file in each backup that describes it and has the digests of its files.
 
     {"commit": 812, "copied": 5120, "crc32": …, "database_id": …, "files": {…}, "log_index": 9000,
      "made": 1764547200000000, "position": 700, "size": 73400320, "transaction": …}
 
 `files` has the size of each file, and the SHA-256 of those that were copied from another disk. The
-next backup compares the files of the database with these digests, and links what the last backup
-has already. So it reads all files of the database, and writes only what is new.
+next backup compares the files of the database with these digests, and links files that the last
+backup already has. So it reads all files of the database, but writes only new ones.
 
 A server that runs on a backup changes its files. It also makes LOCK, so a backup with LOCK is never
 linked from.
@@ -24,7 +24,7 @@ from headwater_server.storage.files.sealed_fields import read_fields, write_fiel
 RECORD_NAME: Final = "BACKUP"
 
 RECORD_SIZE_MAX: Final = 256 * MIB
-"""Bytes of BACKUP that we read: a database of ten terabytes has a tenth of that."""
+"""The largest BACKUP that we read. A database of ten terabytes needs a tenth of this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +37,15 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class BackupRecord:
-    """What a backup is.
+    """The description of a backup.
 
     Attributes:
         database_id: 16 bytes.
         commit, position: the newest commit and event in it.
-        transaction: that of the newest commit, in hexadecimal; "" if it is not known.
-        made: when, in microseconds since 1970-01-01 UTC; 0 if that was not said.
+        transaction: the transaction id of the newest commit, in hexadecimal; "" if unknown.
+        made: the time of the backup, in microseconds since 1970-01-01 UTC; 0 if unknown.
         size: bytes of its files.
-        copied: those of them that were written for this backup.
+        copied: bytes of those files that were written for this backup.
         files: by path in the backup.
     """
 
@@ -75,10 +75,10 @@ def write_record(file_system: FileSystem, path: str, record: BackupRecord) -> No
 
 
 def read_record(file_system: FileSystem, path: str) -> BackupRecord | None:
-    """What the backup at *path* says of itself; None if an earlier version made it.
+    """The description of the backup at *path*; None if a version without BACKUP files made it.
 
     Raises:
-        DamagedFile: BACKUP is not what was written.
+        DamagedFile: BACKUP is damaged.
     """
     if not file_system.exists(join(path, RECORD_NAME)):
         return None
@@ -106,7 +106,7 @@ def newest_to_link_from(
 ) -> tuple[str, BackupRecord] | None:
     """The newest backup in *directory* whose files may be linked into another one.
 
-    It is of the same database, complete, sound in its record, and no server has run on it.
+    It is a complete backup of the same database, its BACKUP is sound, and no server has run on it.
     """
     found: list[tuple[int, int, str, BackupRecord]] = []
     for name in file_system.list(directory):

@@ -3,8 +3,8 @@
     1  lock the directory                                   storage/files/directory.py
     2  read from the state store what the last checkpoint applied
     3  cut event log and commit log there; the rest was never part of a checkpoint
-    4  verify the write-ahead log and cut its torn tail; refuse event log and commit log if they
-       go on beyond it                                       engine/later_files.py
+    4  verify the write-ahead log and cut its torn tail; refuse to start if the event log or the
+       commit log is ahead of it                             engine/later_files.py
     5  plan and apply the records after the applied commit, in order, as for new commits
     6  mark a directory of an older format with the current format
     7  claim the right to write, unless the node follows another one
@@ -47,7 +47,7 @@ LogRecords = Iterable[tuple[WalIndex, list[bytes]]]
 """Records of the log, with the index of the entry that completes them."""
 
 PROGRESS_RECORDS = 10_000
-"""About how many records come between two calls of the progress callback."""
+"""The approximate number of records between two calls of the progress callback."""
 
 
 class OpenStore(Protocol):
@@ -75,7 +75,7 @@ class OpenLog(Protocol):
 
 
 START_SIZE_MIN: Final = MIB
-"""The least space that the error of a start on a full disk asks for: some for each file."""
+"""The least free space that NoRoomToStart asks for, so that each file can grow a little."""
 
 
 def open_engine(
@@ -108,7 +108,7 @@ def open_engine(
         on_upgrade: called with the old and the new format, before a directory of an older format
             is marked with the current one. Older versions refuse it from then on.
         directory: the directory, if the caller has opened it.
-        records: replayed in place of those of the log, by a restore.
+        records: records to replay instead of the log's; a restore passes them.
 
     Raises:
         DirectoryInUse, FormatTooNew, DamagedFile, NoRoomToStart: the message says what to do.
@@ -232,9 +232,9 @@ def _open_logs(
 
 
 def _replay(engine: Engine, applied: Iterator[int], on_progress: Callable[[int], None]) -> None:
-    """Apply the records of the log that the files do not have.
+    """Apply the records of the log that no checkpoint has applied.
 
-    Each step of *applied* applies those of one entry, and tells how many they were.
+    Each step of *applied* applies the records of one entry and returns their number.
     """
     count = 0
     while True:

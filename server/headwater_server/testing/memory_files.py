@@ -57,7 +57,7 @@ class Faults:
     """The faults to inject. Calls are numbered from 1; None means never."""
 
     crash_at: int | None = None
-    """The power fails during this call, which may be done, in part or not at all."""
+    """The power fails during this call, which may take effect wholly, partly or not at all."""
     error_at: int | None = None
     """This call fails with `error` and does nothing; later ones work."""
     error_from: int | None = None
@@ -179,7 +179,7 @@ class MemoryFileSystem:
     # For tests.
 
     def crash(self) -> "MemoryFileSystem":
-        """The file system after a power loss now. This one does not change.
+        """The file system as it would be after a power loss now. This one does not change.
 
         The new one has no faults and no locks, and its call count starts at 0. Its random source
         is seeded from this one's, so two calls give two outcomes.
@@ -318,7 +318,7 @@ class MemoryFileSystem:
     def lock(self, path: str, *, shared: bool = False) -> Lock:
         crash = self.enter("lock", path)
         key = "/".join(_parts(path))
-        # A shared lock excludes nobody here: one process looks at a time.
+        # A shared lock excludes nobody here, because tests open one reader at a time.
         if key in self.locked:
             raise DirectoryInUse(
                 f"{path} is locked by process {_PID}", details={"path": path, "pid": _PID}

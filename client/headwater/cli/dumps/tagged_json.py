@@ -40,7 +40,7 @@ def value_to_json(stored: bytes) -> Any:
 
 
 def value_from_json(tagged: Any) -> bytes:
-    """The stored bytes of a value, from what value_to_json made."""
+    """The inverse of value_to_json: the stored bytes of a value."""
     if isinstance(tagged, dict) and tagged.keys() == {"$raw"}:
         return base64.b64decode(tagged["$raw"], validate=True)
     return _codec.encode(from_json(tagged))
@@ -58,7 +58,7 @@ def key_to_json(key: bytes) -> Any:
 
 
 def key_from_json(tagged: Any) -> bytes:
-    """The encoded key, from what key_to_json made."""
+    """The inverse of key_to_json: the encoded key."""
     if isinstance(tagged, dict) and tagged.keys() == {"$raw"}:
         return base64.b64decode(tagged["$raw"], validate=True)
     return encode_key(tuple(from_json(member) for member in tagged))
@@ -99,10 +99,10 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(tagged: Any) -> Any:
-    """The value that to_json made *tagged* of.
+    """The inverse of to_json: the value that *tagged* stands for.
 
     Raises:
-        InvalidArgument: a tag that to_json does not make.
+        InvalidArgument: a tag is unknown.
     """
     match tagged:
         case list():

@@ -11,11 +11,11 @@ import headwater
 
 
 class HeadwaterCheckpointRepository:
-    """Up to which event each projection and subscription has come.
+    """Stores how far each projection and subscription has read.
 
     Args:
         database: an open database of this event loop.
-        space: the first member of all keys; that of the event store, for `get_lag_metrics`.
+        space: the first member of all keys. `get_lag_metrics` needs the event store's.
     """
 
     def __init__(self, database: headwater.Database, space: str = "eventsource") -> None:
@@ -66,7 +66,7 @@ class HeadwaterCheckpointRepository:
         projection_name: str,
         event_types: list[str] | None = None,
     ) -> LagMetrics | None:
-        """The newest event of these types, and how much later it is than the checkpoint."""
+        """The newest event of these types, and how many seconds the checkpoint is behind it."""
         row = await self._db.get(self._key(projection_name))
         if row is None:
             return None

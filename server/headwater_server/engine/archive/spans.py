@@ -1,4 +1,4 @@
-"""Which commits are in some entries of the log."""
+"""Finds the range of commits in a sequence of log entries."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from headwater_server.storage.archive.piece import Span
 from headwater_server.storage.wal.interface import WalEntry, records_by_entry
 
 NO_ID = bytes(16)
-"""In place of the transaction of a commit, if that is not known."""
+"""Stands for the transaction id of a commit if it is unknown."""
 
 
 def span_of(entries: Sequence[WalEntry], before: Span) -> Span:
-    """The span of entries that follow those of *before*. The last record among them is whole."""
+    """The span of entries that follow *before*. Their last record must be complete."""
     first: RecordHead | None = None
     newest: Sequence[bytes] = ()
     last: RecordHead | None = None

@@ -22,7 +22,7 @@ _SAMPLED: Final = 64
 """One of this many keys is sampled, to choose the cuts."""
 
 _SAMPLE_MAX: Final = 4096
-"""About the most keys that are sampled, because these are sorted in one call too."""
+"""The approximate maximum of sampled keys, which are sorted in one call, too."""
 
 _T = TypeVar("_T")
 

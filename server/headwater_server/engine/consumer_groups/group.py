@@ -12,16 +12,16 @@ Assignment. A stream goes to the member that had it last, if that member has cre
 to the member with the most credit. So work moves to those who can take it as members come, go and
 fall silent.
 
-Attempts. A delivery is sent once the disk has that it was handed out, so it counts even if the
-server dies together with the consumer. All deliveries of a turn cost one write.
+Attempts. An attempt is written to disk before its delivery is sent, so it counts even if the
+server dies together with the consumer. The attempts of a turn cost one write.
 
 Quarantine. When a member dies, any of its events may have killed it. Each is then retried alone: by
 a member that has no other delivery and gets none until this one is settled. So an event that kills
 its consumers uses up its own attempts, and its neighbours are not parked with it.
 
-All of this is in memory and exists while the group has members. GroupProgress stores what must
-outlast them. Times are microseconds: `now` is monotonic, and stored times are of the engine's
-clock.
+All of this is in memory, and exists only while the group has members. GroupProgress stores what
+must survive them. Times are in microseconds: `now` is monotonic, and stored times come from the
+engine's clock.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,11 +47,11 @@ COMPACT_SETTLED_MAX: Final = 1024
 """Settled events after which progress is compacted, however busy the group is."""
 
 COMPACT_POSITIONS_MAX: Final = 65_536
-"""Positions without a matching event that an idle group reads past before it stores that. Each time
-costs a commit, and a restarted group looks through as many positions of its indexes."""
+"""Positions without a matching event that an idle group passes before it stores its progress.
+Storing costs a commit. A group that restarts has to search at most this many positions again."""
 
 COMPACT_AFTER_US: Final = SECOND_US
-"""How long after an event was settled progress is compacted at the latest."""
+"""The longest time between settling an event and compacting the progress."""
 
 _MS_US: Final = 1000
 
@@ -62,9 +62,9 @@ class ConsumerGroup:
     Attributes:
         members: a dict as an ordered set, in the order in which they joined.
         progress: what is done, and what is read ahead.
-        lost: leases that were taken back and whose members were not told yet.
-        live: it has read every published event, and is told when another one matches. So it has
-            passed all others without looking at them.
+        lost: leases that were taken back, and whose members have not been notified yet.
+        live: whether the group has read every published event. It is then notified of each new
+            event that matches, and need not read the others.
     """
 
     def __init__(self, host: Host, state: State, definition: Definition) -> None:
@@ -97,7 +97,7 @@ class ConsumerGroup:
         return waits or not self._begun or self.progress.unwritten
 
     def go_live(self) -> bool:
-        """Rely on being told about matching events, if all published ones were read."""
+        """Rely on notifications of matching events, if all published events were read."""
         self.live = self._begun and self.progress.read_to >= self._host.reader().position
         return self.live
 
@@ -169,7 +169,7 @@ class ConsumerGroup:
         return lease
 
     def extend(self, lease: Lease, now: int) -> None:
-        """Begin a lease anew, unless its delivery was not sent yet."""
+        """Restart a lease. Does nothing if its delivery was not sent yet."""
         if lease.is_sent:
             lease.deadline = now + self._settings.lease_ms * _MS_US
             # To the end: the lease that ends first is in front.
@@ -205,7 +205,7 @@ class ConsumerGroup:
         return self._write_changes(write)
 
     def replay(self, positions: Sequence[tuple[int, str]]) -> None:
-        """Try parked events again, after that was stored."""
+        """Retry parked events. The caller has stored the request to do so."""
         for position, name in positions:
             stream = self.progress.stream(name)
             self.progress.replay(stream, position)
@@ -213,7 +213,7 @@ class ConsumerGroup:
         self._round += 1
 
     def discard(self, positions: Sequence[tuple[int, str]]) -> None:
-        """Forget parked events, after that was stored, and release what they held up."""
+        """Forget parked events, and release the events behind them. The caller has stored this."""
         for position, name in positions:
             stream = self.progress.stream(name)
             self.progress.discard(stream, position)
@@ -267,7 +267,7 @@ class ConsumerGroup:
     def next_time(self, now: int) -> int | None:
         """When the group will next have work to do if no request comes before."""
         if not self._begun:
-            # Its first turn waits for a sync, and not for a time.
+            # Its first turn waits for a sync, not for a time.
             return None
         times: list[int] = []
         if self._schedule.next_retry is not None:
@@ -450,7 +450,7 @@ class ConsumerGroup:
     def _fetch(self, stream: StreamProgress, position: int, trial: Trial) -> bytes | None:
         """The event to deliver; None if it was parked or removed instead."""
         if self._is_last(trial):
-            # The server ended during the last attempt that is allowed.
+            # The server ended during the last allowed attempt.
             self._park(stream, position, trial.reason or "the server ended during its last attempt")
             return None
         stored = self._host.event(position)

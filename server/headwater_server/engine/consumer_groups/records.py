@@ -17,8 +17,8 @@ One number, the low watermark, says what is done, together with an entry for eac
                                   the stream waits for a retry or behind a parked event
 
 `attempts`, `retry_at` (microseconds since 1970), `reason` and `pause` (microseconds) belong to the
-event at `tried`, the first after `after`. If that event is truncated, the next one begins with no
-attempt. `pause` is the length of the pause: with `retry_at` alone, a pause would last for days
+event at `tried`, the first after `after`. If that event is truncated, the next one starts with zero
+attempts. `pause` is the length of the pause: with `retry_at` alone, a pause would last for days
 after the clock was set back. Entries of earlier versions have no `pause` or no `tried`.
 
 The low watermark and the entries count a parked event ("p") as done, and also one that was parked
@@ -51,7 +51,7 @@ _PARKED: Final = GROUPS + b"p"
 _REPLAY: Final = GROUPS + b"r"
 
 PAUSE_US_MAX: Final = RETRY_MS_MAX * 1000
-"""The longest possible pause, assumed for entries that do not say how long theirs is."""
+"""The longest possible pause, assumed for entries that have no `pause`."""
 
 _number = Struct(">Q").pack
 _NUMBER_SIZE: Final = 8
@@ -59,13 +59,13 @@ _NUMBER_SIZE: Final = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSettings:
-    """How a group treats its members and its failures.
+    """The settings of a group for leases, retries and parked events.
 
     Attributes:
         lease_ms: how long a member may hold a delivery before another member gets it.
         attempts_max: deliveries after which an event is parked; 0: never.
         retry_ms: the pause after the first failed delivery; each further failure doubles it.
-        parked_stream: what a stream with a parked event does: HOLD or CONTINUE.
+        parked_stream: HOLD or CONTINUE the later events in the stream of a parked event.
     """
 
     lease_ms: int = 30_000
@@ -89,7 +89,7 @@ class Definition:
 
 
 class StreamEntry(NamedTuple):
-    """How far a group is with a stream, and how often it tried the next event."""
+    """The progress of a group in a stream, and the attempts of the next event."""
 
     after: int
     attempts: int = 0
@@ -210,7 +210,7 @@ def read_streams(state: State, view: int, number: int) -> list[tuple[str, Stream
 def read_entries(
     state: State, view: int, number: int, streams: Iterable[str]
 ) -> Iterator[tuple[bytes, bytes]]:
-    """The stored entries of a group that may have a reason: of these streams, and set aside."""
+    """The entries that may have a reason: of these streams, and of parked or replayed events."""
     for stream in streams:
         key = stream_key(number, stream)
         value = state.get(key, view)
@@ -254,10 +254,10 @@ def state_keys(state: State, view: int, number: int) -> list[bytes]:
 
 
 def keys_after(state: State, view: int, number: int, position: int) -> list[bytes]:
-    """The keys of a group that a start after a position makes wrong.
+    """The keys of a group that are invalid once it restarts after a position.
 
-    These are the entries of all streams, and the events after the position that were parked: they
-    are to be delivered again, in the order of their streams.
+    These are the entries of all streams, and of parked events after the position, because those
+    events are delivered again in the order of their streams.
     """
     streams = _STREAM + _number(number)
     keys = [key for key, _ in state.scan(streams, _end(streams), view)]
@@ -268,7 +268,7 @@ def keys_after(state: State, view: int, number: int, position: int) -> list[byte
 
 
 def without_reason(key: bytes, value: bytes, positions: set[int]) -> bytes:
-    """An entry without its reason if it is of one of these events; else as it is."""
+    """Remove the reason from an entry of one of these events; return other entries unchanged."""
     kind = key[: len(_DEFINITION)]
     entry: StreamEntry | ParkedEntry | ReplayEntry
     if kind == _PARKED and _position_of(key) in positions:

@@ -34,18 +34,20 @@ class Planned:
         writes: flat: key, value or None, …. Keys of retention come last.
         has_retention: whether there are keys of retention.
         first_position: the position of the first event, or of the next event to come.
-        events: stored events, in the order of positions; none once it is applied.
-        event_count: how many it has, or had.
-        event_ids: flat: place, id, …, for the ids that users gave.
+        events: stored events, in the order of positions; emptied when the record is applied.
+        event_count: the number of events, also after the record is applied.
+        event_ids: flat: place, id, …, for the ids that clients gave.
         runs: the events by stream and type.
         tags: the tags of events that have any, by the event's place.
-        horizon, forget_before: of a tick; see log_clock.py.
-        record: its bytes in the log; empty if it was read from there, or was handed over.
+        horizon, forget_before: set for a tick; see log_clock.py.
+        record: the bytes to write to the log; empty if they were read from the log, or once they
+            were passed to it.
         versions: the version of each stream that the transaction appended to.
         repeated: the first and last event of each append whose events were stored already; empty
             if the transaction has other writes than appends.
         failures: the expectations and conditions that do not hold; such a plan is not applied.
-        impossible: one of them holds at no commit, since the transaction itself deletes the stream.
+        impossible: whether one of them can never hold, because the transaction itself deletes the
+            stream.
         settled: what to pass to the consumer groups once the commit is sequenced.
     """
 

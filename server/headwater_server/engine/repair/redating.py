@@ -3,7 +3,7 @@
     1  write everything in the write-ahead log to the files, and begin a new, empty log
     2  commit log     every time after the present becomes the present
     3  events         each gets the new time of its commit
-    4  state store    aborted transactions likewise; last, the time of the log
+    4  state store    the same for aborted transactions, and last for the time of the log
 
 The true times of these commits are unknown, except that they are not after the present and are in
 the order of commits. Using the present loses nothing. An earlier time would make retention by age

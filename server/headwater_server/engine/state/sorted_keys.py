@@ -17,7 +17,7 @@ from typing import Final
 from headwater_server.engine.pacing import YieldGil
 
 _BLOCK_KEYS_MAX: Final = 1024
-"""Keys of the largest block; a larger one is split. 8 KiB are moved quickly."""
+"""Keys of the largest block; a larger one is split. An insertion moves at most 8 KiB."""
 
 _ITERATED_KEYS: Final = 256
 """Keys that an iterator fetches at a time."""
@@ -90,7 +90,7 @@ class SortedKeys:
             high = len(block)
             place += 1
             if end is not None and block[-1] >= end:
-                # Memtables are asked for every range, so often there is nothing.
+                # Every scan asks every memtable, so often the range is empty here.
                 high = low if block[low] >= end else bisect_left(block, end, low)
                 place = len(self._blocks)
             found += block[low : min(high, low + count_max - len(found))]

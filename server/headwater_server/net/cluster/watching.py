@@ -1,14 +1,14 @@
-"""Watches the stream: whether it answers, whether it lost entries, and how long it has become.
+"""Watches the stream: whether it answers, whether it lost entries, and how large it is.
 
-    what the stream's leader says           what this node does
-    no answer                               the wait for a claim begins again
-    messages are missing between the ends   alarm; the leader trims the stream behind them
-    it ends before what was confirmed       alarm; the entries are put back from the copy
-    it is longer than anybody needs         the leader trims it
+    answer of the stream's leader           what this node does
+    none                                    restarts its wait before a claim
+    messages are missing between the ends   alarm; the leader trims the stream past the gap
+    the stream ends before stored entries   alarm; appends them again from its own copy
+    the stream has entries nobody needs     the leader trims it
 
 A damaged file of one NATS server can make the stream lose entries, and the other servers copy the
-loss. Every node has the entries in its own files. What lies before a gap is then taken from there,
-by the nodes that still need it, and the stream goes on behind the gap.
+loss. Every node has the entries in its own files. Nodes that still need entries from before a gap
+read them from there, and the stream continues after the gap.
 """
 
 from collections.abc import Callable
@@ -31,23 +31,23 @@ from headwater_server.storage.wal.interface import WalIndex
 _log = structlog.get_logger(__name__)
 
 WATCH_S: Final = 0.25
-"""Seconds between two questions to the stream's leader."""
+"""Seconds between two requests to the stream's leader."""
 
 SHORT_MAX: Final = 4
-"""So many times in a row the stream has to be too short before its entries are put back: a leader
-of the stream that is being replaced may answer from the past."""
+"""Consecutive answers that must show a stream that is too short before entries are put back. A
+stream leader that is being replaced may send an outdated answer."""
 
 KEPT_SIZE_MIN: Final = 16 * MIB
-"""Bytes of entries that stay in the stream for nodes of which this one does not know."""
+"""Bytes of entries to keep in the stream, for nodes that this one does not know."""
 
 
 class Watching:
-    """The watch over the stream.
+    """Asks the stream's leader regularly, and repairs or trims the stream.
 
     Attributes:
-        state: the last answer; None: none yet.
+        state: the last answer, or None if there was none yet.
         answers: whether the last question was answered.
-        problem: what is wrong with the stream; None: nothing.
+        problem: what is wrong with the stream, or None.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Watching:
         """Watch until cancelled."""
         while True:
             try:
-                # Before the question: what is stored meanwhile may not be in the answer.
+                # Read this before asking: entries stored meanwhile may be missing in the answer.
                 last = self._log.last_index
                 self.state = await self._run_blocking(self._log.stream.refresh)
                 self.answers = True
@@ -92,7 +92,7 @@ class Watching:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the stream answers, and ends where this node does or later."""
+        """Whether the stream answers, and has the last entry of this node."""
         return self.answers and not self._short
 
     async def _look(self, state: StreamState, last: WalIndex) -> None:
@@ -119,7 +119,7 @@ class Watching:
         self.problem = problem
 
     def _put_back(self, after: WalIndex, last: WalIndex) -> None:
-        """Append entries of the copy that the stream has lost."""
+        """Append lost entries to the stream again, from this node's copy."""
         cursor = self._log.cursor(after)
         count = 0
         while after < last:
@@ -134,7 +134,7 @@ class Watching:
         _log.critical("entries were put back into the stream", count=count, last=last)
 
     async def _trim_needless(self, state: StreamState) -> None:
-        """Trim the stream, if this node leads: below what the nodes need, within a bound."""
+        """If this node leads, trim entries that no node needs, or that exceed the size bound."""
         if not (self._engine.leadership.leads and state.size > KEPT_SIZE_MIN and state.messages):
             return
         by_size = state.size // state.messages
@@ -143,7 +143,7 @@ class Watching:
         slowest = self._nodes.slowest_index
         if slowest is not None and state.size <= self._kept_size_max:
             below = min(below, slowest)
-        # A trim costs a round trip and a rewrite: not for a few entries.
+        # A trim costs a round trip and a rewrite, so it is not worth it for a few entries.
         if below - state.first > kept // 4:
             await self._trim(WalIndex(below))
 
@@ -152,7 +152,7 @@ class Watching:
         _log.info("the stream was trimmed", below=below)
 
     def figures(self) -> dict[str, Any]:
-        """The stream, for cluster_status."""
+        """What `cluster_status` reports about the stream."""
         state = self.state
         if state is None:
             return {"name": self._log.stream.stream.name, "answers": False}

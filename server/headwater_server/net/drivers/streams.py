@@ -65,7 +65,7 @@ class _StreamConnection:
             elif session.closing:
                 return
             elif session.runnable:
-                # A request has waited for something, and the other task may wait for input.
+                # A delayed request can continue. Run it here, as the other task may wait for input.
                 session.run()
                 await trio.lowlevel.checkpoint()
             else:
@@ -76,7 +76,7 @@ class _StreamConnection:
 async def serve_stream(
     stream: trio.abc.Stream, service: Service, *, peer: str, tls: TlsFacts | None = None
 ) -> None:
-    """Serve one connection until either end closes it. *tls*: what its TLS connection proves."""
+    """Serve one connection until either end closes it. *tls*: what TLS proves of the client."""
     try:
         connection = _StreamConnection(stream, service, peer)
     except HeadwaterError as error:
@@ -154,7 +154,7 @@ async def serve_tls(
         await trio.aclose_forcefully(stream)
         return
     finally:
-        # From here on, the session is the stranger.
+        # From here on, the session counts as the unauthenticated connection.
         service.strangers.end(peer)
     shown = encrypted.getpeercert()
     facts = TlsFacts(

@@ -4,8 +4,8 @@
                                    '-------> None: it waits    until the group with its commit is
                                                                published; then it is added
 
-A server without monitoring has no recorder, and its handlers are not wrapped. So it does nothing
-for what nobody looks at.
+A server without monitoring has no recorder and does not wrap its handlers, so it pays nothing for
+measurements.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,8 +29,8 @@ NOT_WAITING: Final = frozenset({"backup", "connection_close"})
 """Operations whose answers come later, but not with the publication of a group."""
 
 STEPPED_MAX: Final = 10_000
-"""Sessions whose request is served in steps and whose beginning is remembered. Beyond that the last
-step counts alone."""
+"""Sessions for which the start of a request that is served in steps is remembered. For further
+sessions, only the last step is measured."""
 
 
 class Recorder:
@@ -78,22 +78,22 @@ class Recorder:
         return len(self._waiting)
 
     def timed(self, handlers: Mapping[str, Handler], sequencer: Sequencer) -> dict[str, Handler]:
-        """Handlers that do the same, and are measured."""
+        """Wrap handlers, so that their requests are measured."""
         self._published = sequencer.durable_sequence
         return {
             name: TimedHandler(self, name, handler, sequencer) for name, handler in handlers.items()
         }
 
     def after(self, publish: Callable[[], None], sequencer: Sequencer) -> Callable[[], None]:
-        """Do what follows after a publish, and then measure what it has answered."""
+        """Wrap the function called after a publish, to measure the requests that it answers."""
         return MeasuredPublish(self, publish, sequencer)
 
     def wait(self, waiting: "Waiting") -> None:
-        """A request is served, and its answer waits until a sequence number is published."""
+        """Note a request that is served, and whose answer waits for a publish."""
         self._waiting.append(waiting)
 
     def published(self, sequence: int) -> None:
-        """A group is published, up to a sequence number; its answers are sent."""
+        """Measure the requests whose answers were sent, after a publish up to *sequence*."""
         self.groups.add(sequence - self._published)
         self._published = sequence
         waiting = self._waiting
@@ -101,7 +101,7 @@ class Recorder:
             return
         now = self.clock()
         if waiting[-1][0] <= sequence:
-            # They are in the order of their numbers, so all are done.
+            # The list is in the order of sequence numbers, so all requests in it are done.
             self._waiting = []
         else:
             self._waiting = [each for each in waiting if each[0] > sequence]
@@ -119,7 +119,7 @@ class Recorder:
         self.failed[name, code] = self.failed.get((name, code), 0) + 1
 
     def note_begun(self, session: Any, request_id: int, began: int) -> None:
-        """Remember when the first step of a request began that is served in several."""
+        """Remember when a request that is served in several steps began."""
         before = self.begun_before
         if session in before and before[session][0] == request_id:
             return
@@ -129,16 +129,16 @@ class Recorder:
             before[session] = (request_id, began)
 
     def begun(self, session: Any, request_id: int, began: int) -> int:
-        """When a request began that is done now; its last step began at *began*."""
+        """When a request that is now done began. Its last step began at *began*."""
         before = self.begun_before.pop(session, None)
         return before[1] if before is not None and before[0] == request_id else began
 
     def wants(self, session: Any, took_ns: int) -> bool:
-        """Whether a request may have to be told of: it was slow, or its client sends traces."""
+        """Whether a request may have to be reported: it was slow, or its client sends traces."""
         return took_ns >= self._slow_ns_min or session.traces is not None
 
     def tell(self, name: str, served: "Served", served_ns: int, took_ns: int) -> None:
-        """Tell of a request that is answered, if it was slow or belongs to a trace."""
+        """Report an answered request, if it was slow or belongs to a trace."""
         is_slow = took_ns >= self._slow_ns_min
         traces = served.session.traces
         traceparent = "" if traces is None else traces.of(served.request_id)
@@ -158,7 +158,7 @@ class Recorder:
 
 
 class Served:
-    """What is told of a request if it turns out to be slow, or belongs to a trace."""
+    """The report of a request, for the case that it is slow or belongs to a trace."""
 
     def __init__(
         self,
@@ -178,12 +178,12 @@ class Served:
 
 
 Waiting = tuple[int, int, "TimedHandler", Served | None]
-"""A request that waits for a sync: its sequence number, when it began, its operation, and what is
-told of it."""
+"""A request that waits for a sync: its sequence number, when it began, its operation, and its
+report."""
 
 
 class MeasuredPublish:
-    """Follows every publish."""
+    """Called after every publish."""
 
     def __init__(
         self, recorder: Recorder, publish: Callable[[], None], sequencer: Sequencer
@@ -193,7 +193,7 @@ class MeasuredPublish:
         self._sequencer = sequencer
 
     def __call__(self) -> None:
-        """Do what follows, then measure."""
+        """Call the wrapped function, then measure."""
         self._publish()
         self._recorder.published(self._sequencer.durable_sequence)
 

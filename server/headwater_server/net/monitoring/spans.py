@@ -1,8 +1,9 @@
-"""Spans of the server: what became of a request here, as a part of the client's trace.
+"""Spans of the server: how it handled a request, as part of the client's trace.
 
-Only requests whose clients sent their trace become spans. A span is made when the request is
-answered, with the times at which it began and ended. Which spans are kept, and where they go, is
-decided by OpenTelemetry's SDK, which `opentelemetry-instrument` configures in this process.
+A request gets a span only if its client sent a trace. The span is created when the request is
+answered, with the start and end time of the request. OpenTelemetry's SDK, which
+`opentelemetry-instrument` configures in this process, decides which spans to keep and where to
+send them.
 """
 
 import time
@@ -19,7 +20,7 @@ class Spans:
     """Makes spans with OpenTelemetry's API."""
 
     def __init__(self, provider: Any = None) -> None:
-        """*provider* is the tracer provider; None: the one of this process.
+        """*provider* is the tracer provider. If None, the global one of this process is used.
 
         Raises:
             InvalidArgument: the API is not installed.
@@ -38,7 +39,7 @@ class Spans:
         self._tracer = trace.get_tracer("headwater.server", installed_version(), provider)
 
     def tell(self, name: str, session: Any, traceparent: str, took_ns: int, code: str) -> None:
-        """Make the span of a request that has just ended. *code* is that of its error, or ""."""
+        """Create the span of a request that has just ended. *code* is its error code, or ""."""
         ended = time.time_ns()
         attributes = {"db.system.name": SYSTEM, "db.operation.name": name}
         if session.user:

@@ -24,7 +24,7 @@ def audit_read(session: Session, request_id: int, arguments: list[Any]) -> bytes
 
 
 def conflicts(session: Session, request_id: int, arguments: list[Any]) -> bytes:
-    """Transactions that were refused for a conflict. Who is no administrator sees the own ones."""
+    """Transactions refused because of a conflict. Other users than administrators see their own."""
     transaction, limit = arguments
     account = session.account
     sees_all = account is None or account.rights is None or account.rights.is_admin
@@ -41,7 +41,7 @@ def conflicts(session: Session, request_id: int, arguments: list[Any]) -> bytes:
 
 
 def trace(session: Session, request_id: int, arguments: list[Any]) -> bytes:
-    """Remember to which trace the next requests belong. They are those with the next ids."""
+    """Note the trace of the following requests, which are those with the next request ids."""
     traceparent, requests = arguments
     if requests and session.service.tells_traces:
         if session.traces is None:
@@ -51,7 +51,7 @@ def trace(session: Session, request_id: int, arguments: list[Any]) -> bytes:
 
 
 def backup(session: Session, request_id: int, arguments: list[Any]) -> None:
-    """Make a backup; answered once it is finished, which may take long."""
+    """Make a backup; answered once it is finished, which may take a long time."""
     session.service.check_running()
     session.service.audit.record("backup", session, name=arguments[0])
     session.service.backups.ask(session, request_id, arguments[0])
@@ -190,7 +190,7 @@ def user_verifiers(session: Session, request_id: int, _arguments: list[Any]) -> 
 
 
 def hold_clock(session: Session, request_id: int, arguments: list[Any]) -> bytes:
-    """Let the log's clock stand at a time, as long as this connection is open."""
+    """Hold the log's clock at a fixed time while this connection is open."""
     service = session.service
     service.check_running()
     service.engine.leadership.check_leads()

@@ -1,4 +1,4 @@
-"""Requests about connections: who is connected, with what, and the end of one."""
+"""Requests about connections: identify this one, list all, and close one."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def connection_list(session: Session, request_id: int, arguments: list[Any]) -> 
 
 
 def connection_close(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
-    """End a connection; one that ends itself gets no other answer than the reason."""
+    """End a connection. If it is the caller's own, it receives only the error as its answer."""
     number = arguments[0]
     for each, entered in session.service.sessions.items():
         if entered.number == number:

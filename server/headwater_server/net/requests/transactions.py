@@ -1,4 +1,4 @@
-"""Requests of transactions: begin to commit, execute, and status.
+"""Requests of transactions: begin, write, commit, rollback, execute and status.
 
 A commit is answered once it is durable.
 """
@@ -29,7 +29,7 @@ from headwater_server.net.session.failed_requests import ServeAgain
 from headwater_server.net.session.session import Session
 
 _AT_ONCE: Final = Cutting()
-"""A request is evaluated in one stretch first, and in steps if it takes too long."""
+"""Requests are first evaluated without interruption, and in steps if that takes too long."""
 
 RESULTS_SIZE_MAX: Final = BODY_SIZE_MAX - 64 * KIB
 """Bytes of the results of an execute: with the commit's answer, they must fit into a body."""
@@ -182,7 +182,7 @@ def _execute_in_steps(
 
 
 def _search_on(session: Session, request_id: int) -> Mapping[Any, int]:
-    """Search one page further for a request that is served again; what its searches have proven.
+    """Search one more page for a request that is served again; return what was proven.
 
     Raises:
         ServeAgain: the searches are not over.

@@ -1,8 +1,8 @@
 """Private files: only the user that the server runs as may read a data directory and its backups.
 
-Our own files are created with mode 0600, and directories with 0700. RocksDB passes no mode, so its
-files get what the umask of the process leaves. And a directory that an administrator has made, or a
-file that was copied into it, has the mode that it was given.
+Our own files are created with mode 0600, and directories with 0700. RocksDB passes no mode, so the
+mode of its files depends on the umask of the process. A directory that an administrator created, or
+a file that was copied into it, can have any mode.
 """
 
 import os
@@ -14,12 +14,12 @@ from typing import Final
 _UMASK: Final = 0o077
 _OF_OTHERS: Final = 0o077
 _SHOWN_MAX: Final = 3
-"""Paths that are named in a warning. One is enough to see why."""
+"""Paths that a warning names. One is enough to see the cause."""
 
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """Within this context, whatever the process creates is for its user alone."""
+    """Within this context, only the owner can read the files that the process creates."""
     before = os.umask(_UMASK)
     try:
         yield
@@ -28,7 +28,7 @@ def private_files() -> Iterator[None]:
 
 
 def make_private(directory: str) -> list[str]:
-    """Take the directory, and everything in it, from other users of the machine.
+    """Remove the permissions of other users on a directory and everything in it.
 
     Returns:
         Some paths that others may still use, because they belong to another user or are on a disk
