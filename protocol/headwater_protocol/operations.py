@@ -453,7 +453,7 @@ _TABLE = (
         "hold_clock",
         _record(_required("time", Nullable(TIME), "nil: let it go on")),
         "nil",
-        "Let the log's clock stand at a time, so that a load keeps the times of a dump.",
+        "Hold the log's clock at a time, so that a load keeps the times of a dump.",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""What a database tells of its server, and lets an administrator do: `db.stats()`, `db.users()`."""
+"""Statistics of the server and requests of administrators: `db.stats()`, `db.users()`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

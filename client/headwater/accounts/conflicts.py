@@ -22,7 +22,7 @@ class RefusedTransaction:
         user: who; None without users.
         connection: its address, user and client; None for a transaction in one request.
         isolation: its level; None for a transaction in one request.
-        began: the commit at which it has read; None for a transaction in one request.
+        began: the commit of its read view; None for a transaction in one request.
         newest: the newest commit when it was refused.
         read, wrote: what it had read, and what it wanted to write: the first `keys`, `ranges`,
             `streams` and so on, and their `count`.

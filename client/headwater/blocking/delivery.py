@@ -89,7 +89,7 @@ class BlockingDelivery:
         step(self._core.nack(delay=delay, reason=reason))
 
     def extend(self) -> float:
-        """Begin the lease anew, because the work on the event takes longer.
+        """Restart the lease, because the work on the event takes longer.
 
         Returns:
             How long it lasts from now on, in seconds.

@@ -36,7 +36,7 @@ FROZENSET_CODE: Final = 5
 
 SETS_DEPTH_MAX: Final = 32
 """Levels of sets in sets. msgpack's decoder takes 40 KiB of the C stack for each, so deep enough
-ones would end the process of whoever reads them."""
+ones would end the process that reads them."""
 
 _SHORT_SIZE_MAX: Final = 2048
 """Bytes up to which deleting bytes from data is faster than searching for each of them."""

@@ -104,7 +104,7 @@ class Visit:
         return address(path, {**(query or {}), **own, **moment})
 
     def event_url(self, event: RecordedEvent) -> str:
-        """The address of an event: its stream and version, which whoever may read it can read."""
+        """The address of an event, by stream and version, so its readers need no other rights."""
         return self.url("/event", {"stream": event.stream, "version": event.version})
 
     def here(self, **changed: Any) -> str:

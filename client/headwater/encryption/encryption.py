@@ -44,7 +44,7 @@ PREFIX: Final = "$subject"
 """The first member of the keys under which the keys of subjects are stored."""
 
 REWRAPPED_AT_ONCE: Final = 500
-"""Keys that one transaction wraps anew."""
+"""Keys that one transaction wraps again."""
 
 _FORM: Final = 1
 
@@ -84,7 +84,7 @@ class Encryption:
     Args:
         master: the master keys by name, each of 32 random bytes. New keys of subjects are wrapped
             with the last one; the others are there for older ones. Without any, the keys of
-            subjects are stored as they are: then whoever has the files or a backup has them.
+            subjects are stored unencrypted: then anyone with the files or a backup has them.
 
     Raises:
         InvalidArgument: a master key has another size.
@@ -164,7 +164,7 @@ class Encryption:
         before cannot be had from older backups either. It may be repeated after an error.
 
         Returns:
-            How many keys were wrapped anew.
+            How many keys were wrapped again.
 
         Raises:
             InvalidArgument: there is no master key, or a key is wrapped with an unknown one.

@@ -80,7 +80,7 @@ class Subscription(ItemFeed[EventItem]):
             wanted = [row for row in rows if row[4] >= self._since]
             self._grant(len(rows) - len(wanted))
             if wanted:
-                # Times of events never go back, so this is over.
+                # Times of events never decrease, so no later event can match.
                 self._since = None
                 return ["events", wanted]
             self.position = rows[-1][0]

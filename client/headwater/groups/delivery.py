@@ -105,7 +105,7 @@ class Delivery:
         await self._give_back(delay, reason, park=False)
 
     async def extend(self) -> float:
-        """Begin the lease anew, because the work on the event takes longer.
+        """Restart the lease, because the work on the event takes longer.
 
         Returns:
             How long it lasts from now on, in seconds.

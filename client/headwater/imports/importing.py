@@ -5,7 +5,7 @@
 Each transaction requires the progress that its predecessor left, and puts its own. So an
 interrupted import goes on where it ended, and of two that run at the same time one is refused.
 
-To keep the times, the server's clock stands at the time of each transaction (`hold_clock`). The
+To keep the times, the server's clock is held at the time of each transaction (`hold_clock`). The
 times of a database never decrease. So this needs a database without commits that are newer, and the
 right `admin`. Where the times of the source decrease, later ones stay. When an import is
 interrupted, the clock goes on. The rest keeps its times if nobody has written anything since.
@@ -143,7 +143,7 @@ class _Writer:
         self._stored = progress_of(db, name)
         self.progress = self._stored or Progress()
         self._time = self.progress.time
-        # To be done when the clock stands: what it writes must not be newer than the events.
+        # Do this while the clock is held: what it writes must not be newer than the events.
         self._is_complete = self._stored is None or self.progress.finished
 
     def write(self, part: list[SourceEvent]) -> None:
@@ -259,7 +259,7 @@ class _Writer:
             self._is_complete = True
 
     def _hold(self, connection: Any, first: int, last: int, where: str) -> None:
-        """Let the clock stand at the first time of a part, before anything is sent with it."""
+        """Hold the clock at the first time of a part, before the part is sent."""
         if last > microseconds_of(datetime.now(UTC), "now"):
             raise InvalidArgument(
                 f"import: {where}: a time is yet to come; import with that of now"

@@ -136,7 +136,7 @@ async def _settle(
     except HeadwaterError:
         raise
     except BaseException as error:
-        # A cancellation, or an exception out of a signal handler.
+        # A cancellation, or an exception that a signal handler raised.
         note_unknown(error, unknown.transaction)
         raise
 

@@ -188,7 +188,7 @@ class Transaction(Writes, Reads):
         except HeadwaterError:
             raise
         except BaseException as error:
-            # A cancellation, or an exception out of a signal handler.
+            # A cancellation, or an exception that a signal handler raised.
             if sent:
                 note_unknown(error, self._bytes)
             raise

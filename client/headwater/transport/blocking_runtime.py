@@ -142,7 +142,7 @@ class ThreadLock:
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run *work* while no other thread does."""
         # `with` on a lock of the interpreter is atomic. After an `acquire()` in a method of ours,
-        # an exception out of a signal handler could leave the lock held for ever.
+        # an exception that a signal handler raises could leave the lock held for ever.
         with self._lock:
             return await work()
 

@@ -330,7 +330,7 @@ class Channel:
         except HeadwaterError:
             raise
         except BaseException as error:
-            # A cancellation, or an exception out of a signal handler, wherever it waits.
+            # A cancellation, or an exception that a signal handler raised, anywhere in the call.
             if sent:
                 note_unknown(error, transaction)
             raise

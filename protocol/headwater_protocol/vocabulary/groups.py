@@ -102,7 +102,7 @@ _CONSUMING: Final[tuple[Described, ...]] = (
             _required("deliveries", DELIVERIES, "each as it was delivered"),
         ),
         "[lease_ms, [token, …]]",
-        "Begin the leases of deliveries anew, because their consumer still works on them.",
+        "Restart the leases of deliveries, because their consumer still works on them.",
     ),
     (
         "group_parked",

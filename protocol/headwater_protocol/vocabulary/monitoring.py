@@ -40,7 +40,7 @@ MONITORING_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
             )
         ),
         "nil",
-        "The next requests belong to this trace. The server names it where it tells of them.",
+        "Set the trace of the next requests. The server includes it when it reports them.",
     ),
 )
 """Name, arguments, answer and description of each operation."""

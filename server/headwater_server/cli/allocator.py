@@ -11,7 +11,7 @@ from typing import Final
 
 LARGE_SIZE: Final = 2 * 1024 * 1024
 """Bytes from which on a block comes from the system. A page of an answer and a group of commits are
-below it: to map them anew each time made reads of many events a quarter slower."""
+below it: mapping them again each time made reads of many events a quarter slower."""
 
 _M_MMAP_THRESHOLD: Final = -3
 

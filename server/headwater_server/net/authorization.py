@@ -272,7 +272,7 @@ RULES: Final[dict[str, Rule]] = {
     "whoami": anyone,
     "connection_list": _needs("admin"),
     "connection_close": _needs("admin"),
-    # Who is no administrator sees the own ones alone.
+    # Users who are not administrators see only their own.
     "conflicts": anyone,
     "trace": anyone,
     "user_set": _needs("admin"),

@@ -209,7 +209,7 @@ async def _serve_once(
         )
     # Bind before replaying the log, so that an occupied port is reported immediately.
     listeners = Listeners(settings)
-    # Only now: whether other users may connect to the Unix socket is up to whoever starts us.
+    # Only now: whoever starts the server decides if other users may connect to the Unix socket.
     try:
         with (
             private_files(),

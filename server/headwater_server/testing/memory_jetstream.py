@@ -66,7 +66,7 @@ class MemoryJetStream:
         deliver: decides what becomes of each request; change it at any time.
         behind: direct reads see the messages up to so many before the newest.
         late: requests on their way.
-        remembers: ids for which a repeated message is found out; False: the window is over.
+        remembers: whether repeated message ids are detected; False: the window has passed.
     """
 
     deliver: Deliver = deliver

@@ -1,4 +1,4 @@
-"""Events keep the times that they had: the server's clock stands at each while it is written.
+"""Keeps the times of events: the server's clock is held at each time while its events are written.
 
 The times of commits never decrease. So this is possible as long as the database has no newer
 commit, as an empty one has none. Otherwise the events get the time of the load, and the user is
@@ -33,7 +33,7 @@ class HeldTimes:
             self.hold(microseconds_of(datetime.fromisoformat(first_time), "first_time"))
 
     def hold(self, time: int) -> None:
-        """Let the clock stand at a time in microseconds, if that is possible.
+        """Hold the clock at a time in microseconds, if that is possible.
 
         It is asked for again before each part: a new connection does not hold the clock.
         """

@@ -155,7 +155,7 @@ class Loader:
             raise click.ClickException(f"{where}: not lines of a dump: {error!r}") from error
 
     def finish(self, last: int) -> None:
-        """Fill the gap after the last event, let the clock go on, and add the users."""
+        """Fill the gap after the last event, release the clock, and add the users."""
         self._removed.finish(last)
         self._times.release()
         # The last thing: once there is a user, a connection without one is refused.

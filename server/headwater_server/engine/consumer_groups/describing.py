@@ -1,4 +1,4 @@
-"""What is told of consumer groups: one line or some figures of each, or everything of one."""
+"""Describes consumer groups: one line or some figures for each, or all details of one."""
 
 from collections.abc import Mapping
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""Leases that begin anew while a consumer works on their events.
+"""Restarts leases while a consumer works on their events.
 
 Nothing is stored: leases are in memory, and end with the server.
 """
@@ -12,7 +12,7 @@ from headwater_server.engine.consumer_groups.groups import Groups
 def extend_leases(
     groups: Groups, name: str, deliveries: Sequence[tuple[int, int]], now: int
 ) -> tuple[int, list[int]]:
-    """Begin the leases of these deliveries anew: position and token of each.
+    """Restart the leases of these deliveries, each given by position and token.
 
     Returns:
         How long they last, in milliseconds, and the tokens of those that were taken back.

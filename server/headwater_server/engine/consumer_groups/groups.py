@@ -85,7 +85,7 @@ class Groups:
     ) -> None:
         self.active: dict[str, ConsumerGroup] = {}
         self.touched: dict[str, None] = {}
-        # Positions that all groups have read ahead, counted anew once a second.
+        # Positions that all groups have read ahead, counted again every second.
         self._pending, self.windows_max = 0, WINDOWS_MAX
         self.reader = partial(reader, step=True)
         self.wall_clock = clock

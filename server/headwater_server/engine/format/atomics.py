@@ -45,7 +45,7 @@ def apply_atomic(atomic: Atomic, stored: bytes | None) -> bytes:
             result = max(current, atomic.number)
     # NaN has no order, so min and max would depend on the order of the operations.
     if result != result or (isinstance(result, int) and not INTEGER_MIN <= result <= INTEGER_MAX):
-        # Without the result: whoever may write a key may not be allowed to read it.
+        # Leave out the result: a user who may write a key may not be allowed to read it.
         raise NotANumber(
             f"{atomic.operation} {atomic.number}: the result is NaN, or outside {INTEGER_MIN} to "
             f"{INTEGER_MAX}"

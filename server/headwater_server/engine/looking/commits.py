@@ -32,7 +32,7 @@ _OTHERS: Final = {
     keyspaces.RETENTION: "retention",
     keyspaces.ERASURES: "erasures",
 }
-"""What is told of other key spaces than those of users and of snapshots: how many keys."""
+"""Key spaces other than those of users and snapshots. Only their keys are counted."""
 
 
 class Mark(NamedTuple):

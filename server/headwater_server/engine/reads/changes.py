@@ -61,7 +61,7 @@ class ChangesPage(NamedTuple):
 
 
 class PartlyRead:
-    """The keys of the large commit that was read last, so that not every part sorts them anew."""
+    """The keys of the large commit that was read last. Each part would otherwise sort them."""
 
     __slots__ = ("commit", "keys")
 
@@ -107,7 +107,7 @@ def read_changes(
             found.append(CommitChanges(commit, changes))
             return ChangesPage(found, commit - 1, more=True, inside=keys[end - 1])
         if changes or inside is not None:
-            # The last part says that the commit is over, even if it is empty.
+            # The last part marks the end of the commit, even if it is empty.
             found.append(CommitChanges(commit, changes))
         if inside is not None:
             partly.note(0, [])

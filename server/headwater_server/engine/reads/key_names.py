@@ -31,7 +31,7 @@ _MET_AT_ONCE: Final = 16
 
 
 class KeysPage(NamedTuple):
-    """Stored keys in order, how many there are, and where the range goes on; None: it is over."""
+    """Stored keys in order, their number, and where the range continues; None: it is complete."""
 
     keys: list[bytes]
     key_count: int

@@ -32,7 +32,7 @@ class Applier:
     Attributes:
         index: the newest entry that was applied.
         watches_accounts: somebody wants to know of changes of users and their rights.
-        accounts_changed: there was one; whoever is told of it sets this to False.
+        accounts_changed: whether accounts changed; the caller that handles this sets it to False.
     """
 
     def __init__(

@@ -85,7 +85,7 @@ def _check_number(state: State, key: bytes, relation: str, number: float) -> dic
     stored = stored_number(state.get(keyspaces.USER + key, state.last_commit))
     if stored is not None and _RELATIONS[relation](stored, number):
         return None
-    # Without the stored number: whoever may test a value need not be allowed to read it.
+    # Leave out the stored number: a user who may test a value may not be allowed to read it.
     words = f"holds no number that is {relation.replace('_', ' ')} {number}"
     return {"kind": "condition", "key": key, "message": f"key {key!r} {words}"}
 

@@ -33,7 +33,7 @@ class Refused:
         user: the number of the user; 0 without users.
         connection: the address, user and client; None for a transaction in one request.
         isolation: None for a transaction in one request.
-        began: the commit at which it has read; None for a transaction in one request.
+        began: the commit of its read view; None for a transaction in one request.
         newest: the newest commit when it was refused.
         time: when it was refused, in microseconds of the log's clock.
         read, wrote: what it had read, and what it wanted to write: kinds of subjects and the first

@@ -348,14 +348,14 @@ class Sequencer:
     # Time.
 
     def hold_clock(self, holder: object, time: int | None) -> None:
-        """Let the log's clock stand at a time, or, for None, go on.
+        """Hold the log's clock at a time, or release it if the time is None.
 
-        A load does this to give what it writes the times that it had. Times never decrease in the
-        log, so this is possible only as long as nothing newer was written. While the clock stands,
-        there are no ticks: the history window and the forgetting of transactions wait.
+        A load does this to keep the times of a dump. Times never decrease in the log, so this is
+        possible only as long as nothing newer was written. While the clock is held, there are no
+        ticks: the history window and the forgetting of transactions wait.
 
         Raises:
-            InvalidArgument: the time is before that of the newest record, or yet to come; or
+            InvalidArgument: the time is before that of the newest record, or in the future; or
                 another holder holds the clock.
         """
         if self._clock_holder is not None and self._clock_holder is not holder:

@@ -52,7 +52,7 @@ from headwater_server.storage.wal.interface import WalIndex
 _log = structlog.get_logger(__name__)
 
 LOOK_S: Final = 0.05
-"""Seconds between two looks for entries, if no leader has told of one."""
+"""Seconds between two checks for new entries, if no leader has announced one."""
 
 RETRY_S: Final = 0.2
 """Seconds before a stream that did not answer is asked again."""
@@ -80,7 +80,7 @@ class ClusterSetup:
         upstream: makes the way to the node at a URL.
         bootstrap: makes the copying of the node at a URL into the data directory.
         resigned: it gave the lease back, and lets others claim first.
-        kept_size_max: bytes of the stream above which it is trimmed, whoever needs the entries.
+        kept_size_max: bytes of the stream above which it is trimmed even if nodes need entries.
     """
 
     name: str

@@ -33,7 +33,7 @@ CONNECT_S: Final = 0.6
 does not keep a request from the next one."""
 
 HELD_S_MIN: Final = 0.5
-"""Seconds that a connection is kept, whoever complains: several threads may find out at once."""
+"""Seconds that a new connection is kept despite errors: several threads may report the same one."""
 
 HEARD_MAX: Final = 1000
 """Messages of other nodes that are kept; older ones are dropped."""

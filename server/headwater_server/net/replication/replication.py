@@ -225,7 +225,7 @@ class Replication:
             await following.stop()
             fork = leadership.end
             # First NODE, then the claim: a node that was promoted never follows its former leader
-            # again, and nobody is told of an epoch that no log has.
+            # again, and no node learns an epoch that no log has.
             state = replace(
                 before,
                 state=LEADING,

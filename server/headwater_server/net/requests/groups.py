@@ -118,7 +118,7 @@ def nack(session: Session, request_id: int, arguments: list[Any]) -> bytes | Non
 
 
 def extend(session: Session, request_id: int, arguments: list[Any]) -> bytes:
-    """Begin leases anew, and tell which were taken back."""
+    """Restart leases, and return those that were taken back."""
     name, deliveries = arguments
     service = session.service
     service.engine.leadership.check_leads()

@@ -104,7 +104,7 @@ class LoginAttempts:
         self._failures.pop(of_name, None)
         here = self._failures.pop((address, name, _HERE), None)
         known = self._failures.get(of_address)
-        # The failures of other names stay: else whoever has one password could guess on and on.
+        # Keep the failures of other names. Otherwise the owner of one password could guess others.
         if known is None or here is None or self._monotonic() - here.last > FORGOTTEN_AFTER_S:
             return
         known.count -= here.count

@@ -30,7 +30,7 @@ PREPARE_SIZE: Final = 4 * MIB
 """Bytes written to the log after which space is prepared before the next tick."""
 
 EXPIRY_WAIT_S_MIN: Final = 0.002
-"""The least wait between two looks at the keys that expire, if a clock stands still."""
+"""The least wait between two searches for expired keys, even if a clock stands still."""
 
 _WAY_OUT_AHEAD: Final = "set the clock; if it is right now, restart the server"
 _WAY_OUT_BEHIND: Final = (

@@ -239,7 +239,7 @@ def _write_format(file_system: FileSystem, path: str, identity: uuid.UUID, creat
 
 
 def _sync_above(file_system: FileSystem, path: str) -> None:
-    """Make sure that *path* survives a power loss, whoever made it, and when.
+    """Make sure that *path* survives a power loss, no matter what created it or when.
 
     Its existence is no proof: a process may have made it, or a directory above it, and died before
     the sync. So we sync every level into the one above it.

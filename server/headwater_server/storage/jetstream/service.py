@@ -1,4 +1,4 @@
-"""What the log needs of a client of NATS: requests, and messages to whoever listens.
+"""What the log needs of a client of NATS: requests, and messages to all listeners.
 
     post      one request; its reply comes later
     gather    one request with many replies, the last of which has a status
@@ -55,7 +55,7 @@ class StreamService(Protocol):
         ...
 
     def tell(self, subject: str, payload: bytes) -> None:
-        """Send a message to whoever listens."""
+        """Send a message to all listeners."""
         ...
 
     def listen(self, subject: str) -> None:

@@ -48,7 +48,7 @@ Epoch = NewType("Epoch", int)
 """1, 2, 3 …, one more at each claim. 0 means before the first."""
 
 ENTRY_SIZE_MAX: Final = 1 * MIB
-"""Bytes of an entry that is read. It bounds the memory of whoever reads the log entry by entry."""
+"""Bytes of the largest entry. It bounds the memory of readers that read entry by entry."""
 
 ENTRY_WRITTEN_SIZE_MAX: Final = 900 * KIB
 """Bytes of an entry that is written. Message systems allow 1 MB for a message with its headers, so

@@ -1,4 +1,4 @@
-"""Which entries of the log its readers still need: followers, and whoever copies it elsewhere.
+"""Tracks which log entries are still needed by followers and by tasks that copy the log.
 
     entry      1 ... 40 | 41 ... 900 | 901 ... 2000
                trimmed  |            |
