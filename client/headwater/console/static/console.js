@@ -426,7 +426,8 @@
   });
   for (const dialog of all("dialog")) dialog.addEventListener("click", event => { if (event.target === dialog) dialog.close(); });
 
-  addEventListener("popstate", () => { stop(); next = null; show(location.pathname + location.search, false); });
+  // A move that still waits for its frame would change the address that is come back to.
+  addEventListener("popstate", () => { stop(); cancelAnimationFrame(raf); next = null; show(location.pathname + location.search, false); });
   let resized = 0;
   addEventListener("resize", () => { cancelAnimationFrame(resized); resized = requestAnimationFrame(draw); });
   function begin() {
