@@ -131,7 +131,16 @@ class Node:
         return self.nodes.clock() + self.clock_off_us
 
     def _worker(self, name: str) -> RunBlocking:
-        return _inline
+        if name != "replication":
+            return _inline
+
+        async def run(call: Callable[[], T], /) -> T:
+            result = await _inline(call)
+            # The event loop learns later than the thread that a call is over.
+            await trio.sleep(self.nodes.late_s)
+            return result
+
+        return run
 
     async def crash(self) -> None:
         """Lose the power."""
@@ -192,6 +201,7 @@ class Nodes:
         cut: pairs of nodes, from and to, between which no stream can be opened.
         streams: open streams between nodes, by the same pairs.
         synchronous: how many followers a leader needs.
+        late_s: seconds between the end of a call in the thread of replication and its result.
         faults: those of answers between nodes; None: there are none.
         damages: what happens to bytes that are sent to followers; None: nothing.
         user: with which followers connect, and the password.
@@ -204,6 +214,7 @@ class Nodes:
         self.cut: set[tuple[str, str]] = set()
         self.streams: dict[tuple[str, str], list[trio.abc.Stream]] = {}
         self.synchronous = 0
+        self.late_s = 0.0
         self.faults: LogFaults | None = None
         self.damages: Callable[[bytes], bytes] | None = None
         self.user: tuple[str | None, str | None] = (None, None)

@@ -221,3 +221,27 @@ async def test_a_promoted_node_answers_what_it_recovered_once_its_synchronous_fo
         await nodes.start("c", follows="b")
         with trio.fail_after(60):
             assert (await (await second.client()).ask("execute", *again))[0][0] == 1
+
+
+async def test_a_node_takes_no_write_between_its_claim_and_holding_what_it_recovered(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster() as nodes:
+        await nodes.start("a")
+        nodes.synchronous = 1
+        second = await nodes.start("b", follows="a")
+        asking, writing = await second.client(), await second.client()
+        nodes.late_s = 1.0
+        promotion = await asking.send("promote")
+        refused = 0
+        while not second.engine.leadership.leads:
+            with pytest.raises(NotLeader):
+                await second.put(writing, b"k", b"too early")
+            refused += 1
+            await trio.sleep(0.1)
+        assert refused > 10, "the claim is made, and the event loop does not know it"
+        await asking.result(promotion)
+        nodes.late_s = 0.0
+        await nodes.start("c", follows="b")
+        with trio.fail_after(60):
+            assert await second.put(writing, b"k", b"v") == 1

@@ -69,8 +69,16 @@ class Leadership:
         Raises:
             LogGoesOn, DiskFull: nothing was changed.
         """
+        self.claim(at_least=at_least)
+        self.begin()
+
+    def claim(self, *, at_least: Epoch = FIRST_EPOCH) -> None:
+        """The first part of `lead`: claim the log. Blocks for a sync; may run in another thread."""
         assert not self.deposed, "its commits cannot be taken back"
         self._log.claim(self._log.last_index, at_least=at_least)
+
+    def begin(self) -> None:
+        """The second part of `lead`: take writes from now on."""
         self._sequencer.start(self._clock, self._monotonic)
         self.leads = self.takes_writes = True
         self.leader = None
@@ -78,7 +86,8 @@ class Leadership:
     def recovered(self) -> Group:
         """All that this node has when it begins to lead, as a group to be published.
 
-        What is answered again from it waits until then; readers do not.
+        What is answered again from it waits until then; readers do not. To be called right after
+        `begin`, before anything is written.
         """
         sequencer = self._sequencer
         sequencer.sequence += 1

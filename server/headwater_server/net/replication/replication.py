@@ -235,7 +235,7 @@ class Replication:
                 epoch=int(leadership.next_term),
             )
             await self._run_blocking(partial(self._write_state, state))
-            await self._run_blocking(partial(leadership.lead, at_least=leadership.next_term))
+            await self._run_blocking(partial(leadership.claim, at_least=leadership.next_term))
         except (DiskFull, DamagedFile) as error:
             _log.error("this node was not promoted", reason=str(error))
             if self._state is not before:
@@ -243,10 +243,12 @@ class Replication:
             self._refuse_promotions(error)
             following.resume()
             return
-        self.following = None
-        self.shipping.common = fork
+        # On the event loop and in one go: no write comes between.
+        leadership.begin()
         if self.shipping.synchronous:
             self._hold_recovered()
+        self.following = None
+        self.shipping.common = fork
         _log.warning(
             "promoted: this node leads", epoch=leadership.epoch, commit=self._engine.published
         )
